@@ -1,0 +1,86 @@
+"""Where is a camera, given world points and where it sees them? Robust Gauss-Newton on the reprojection error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from easi3r_ros.core.geometry import hat, invert_se3, project, se3_exp, transform, weighted_median
+
+NEAR = 1e-3  # points closer than this share of the median depth would dominate through 1/z
+CAUCHY_FLOOR_PX = 0.3  # below this a residual is sub-pixel noise, whatever its spread
+INLIER_PX = 3.0
+
+
+@dataclass(frozen=True)
+class Registration:
+    """The outcome of one registration."""
+
+    world_from_cam: torch.Tensor  # (4, 4) float64
+    information: torch.Tensor  # (6, 6) float64 of the camera-frame twist (translation, rotation)
+    residual_px: float  # weighted median reprojection error
+    inliers: float  # weighted share of points within INLIER_PX
+
+
+def register(
+    world_points: torch.Tensor,
+    pixels: torch.Tensor,
+    weights: torch.Tensor,
+    K: torch.Tensor,
+    world_from_cam: torch.Tensor,
+    iterations: int = 10,
+) -> Registration:
+    """Minimise sum_i weights_i * cauchy(|project(cam_from_world X_i) - pixel_i| / sigma) over the camera pose.
+
+    world_points: (N, 3); pixels: (N, 2); weights: (N,) >= 0; K: (3, 3); world_from_cam: (4, 4) initial pose.
+    sigma follows the residuals (median absolute deviation), so that far starts and noisy images both converge.
+    Raises ValueError with fewer than 6 weighted points: the pose would be undetermined.
+    """
+    world_points, pixels, weights, K = (x.double() for x in (world_points, pixels, weights, K))
+    if int((weights > 0).sum()) < 6:
+        raise ValueError("fewer than 6 static points with known depth")
+    cam_from_world = invert_se3(world_from_cam.double())
+    for _ in range(iterations):
+        normal, gradient, _ = _normal_equations(world_points, pixels, weights, K, cam_from_world)
+        step = -torch.linalg.solve(normal + 1e-9 * normal.diagonal().mean() * torch.eye(6).to(normal), gradient)
+        cam_from_world = se3_exp(step) @ cam_from_world
+        if step.norm() < 1e-8:
+            break
+    normal, _, error = _normal_equations(world_points, pixels, weights, K, cam_from_world)
+    inliers = float((weights * (error < INLIER_PX)).sum() / weights.sum())
+    return Registration(invert_se3(cam_from_world), normal, float(weighted_median(error, weights)), inliers)
+
+
+def _normal_equations(
+    world_points: torch.Tensor,
+    pixels: torch.Tensor,
+    weights: torch.Tensor,
+    K: torch.Tensor,
+    cam_from_world: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(6, 6) Gauss-Newton matrix, (6,) gradient, (N,) reprojection error in pixels, at the given pose."""
+    points = transform(cam_from_world, world_points)
+    z = points[:, 2]
+    front = z > NEAR * z[z > 0].median() if bool((z > 0).any()) else z > 0
+    residual = project(points, K) - pixels
+    error = torch.where(front, residual.norm(dim=-1), residual.new_tensor(torch.inf))
+    sigma = max(CAUCHY_FLOOR_PX, 1.4826 * float(weighted_median(error, weights)))
+    w = torch.where(front, weights / (1.0 + (error / sigma) ** 2) / sigma**2, 0.0)
+    jacobian = _projection_jacobian(points, K) @ torch.cat(
+        [torch.eye(3, dtype=z.dtype, device=z.device).expand(len(z), 3, 3), -hat(points)], -1
+    )  # (N, 2, 6)
+    jacobian = torch.where(front[:, None, None], jacobian, 0.0)
+    residual = torch.where(front[:, None], residual, 0.0)
+    weighted = w[:, None, None] * jacobian
+    normal = torch.einsum("nij,nik->jk", weighted, jacobian)
+    return normal, torch.einsum("nij,ni->j", weighted, residual), error
+
+
+def _projection_jacobian(points: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
+    """(N, 3) camera points -> (N, 2, 3) derivative of their pixels."""
+    x, y, z = points.unbind(-1)
+    zero, inverse = torch.zeros_like(z), 1.0 / z.clamp(min=1e-9)
+    u_row = torch.stack([K[0, 0] * inverse, zero, -K[0, 0] * x * inverse**2], -1)
+    v_row = torch.stack([zero, K[1, 1] * inverse, -K[1, 1] * y * inverse**2], -1)
+    return torch.stack([u_row, v_row], -2)

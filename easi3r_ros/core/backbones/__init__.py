@@ -1,0 +1,26 @@
+"""Backbones behind one interface; `build_backbone` makes the one that the configuration asks for."""
+
+from __future__ import annotations
+
+from easi3r_ros.core.backbones.base import Backbone
+from easi3r_ros.core.config import BackboneConfig, ConfigError
+
+__all__ = ["Backbone", "build_backbone"]
+
+
+def build_backbone(config: BackboneConfig) -> Backbone:
+    """Raises ConfigError for a combination that cannot work, CheckpointError for a checkpoint that cannot be loaded."""
+    name = config.name if config.name != "auto" else ("dust3r" if config.checkpoint else "classical")
+    if name == "classical":
+        if config.checkpoint:
+            raise ConfigError("backbone.name is 'classical', which has no weights: leave backbone.checkpoint empty")
+        from easi3r_ros.core.backbones.classical import ClassicalBackbone
+
+        return ClassicalBackbone(config.horizontal_fov)
+    if not config.checkpoint:
+        raise ConfigError(
+            "backbone.name is 'dust3r' but backbone.checkpoint is empty: name a file (see `easi3r weights`)"
+        )
+    from easi3r_ros.core.backbones.dust3r.backbone import Dust3rBackbone
+
+    return Dust3rBackbone.from_checkpoint(config)

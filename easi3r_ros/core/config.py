@@ -1,0 +1,178 @@
+"""All settings and their defaults: one frozen dataclass per stage. ROS parameters and CLI options come from it.
+
+`setting` attaches to a field what a parameter needs: a description, a range or choices, and whether it may change while
+the node runs (`live`). `validate` checks values against that and says what is wrong in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A setting has a value that cannot work; the message says which, why, and what would."""
+
+
+def setting(
+    default: Any,
+    description: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    live: bool = False,
+) -> Any:
+    """A dataclass field with the description, limits and liveness of the parameter made from it."""
+    metadata = {"description": description, "low": low, "high": high, "choices": choices, "live": live}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class PreprocessConfig:
+    long_side: int = setting(
+        0, "Long side in pixels of the image the backbone sees; 0: the backbone's own size.", low=0, high=2048
+    )
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    name: str = setting(
+        "auto",
+        "auto: a network if a checkpoint is given, else classical.",
+        choices=("auto", "classical", "dust3r"),
+    )
+    checkpoint: str = setting("", "DUSt3R-architecture checkpoint: a .pth, .safetensors or hub folder.")
+    device: str = setting("auto", "auto: the first CUDA device if there is one, else cpu.")
+    dtype: str = setting(
+        "auto",
+        "Precision of encoder and decoder; auto: bfloat16 on CUDA, float32 on CPU. Heads always run in float32.",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
+    horizontal_fov: float = setting(
+        60.0,
+        "Horizontal field of view in degrees assumed by the classical backbone while no camera_info is known.",
+        low=10.0,
+        high=150.0,
+    )
+    batch_size: int = setting(4, "Pairs decoded at once; bounds the peak memory.", low=1, high=64)
+
+
+@dataclass(frozen=True)
+class WindowConfig:
+    size: int = setting(10, "Frames kept for pairing with a new one.", low=2, high=64)
+    offsets: tuple[int, ...] = setting(
+        (), "A new frame is paired, both ways, with the frames this many steps back; empty: the backbone's own choice."
+    )
+
+
+@dataclass(frozen=True)
+class MotionConfig:
+    cue: str = setting(
+        "auto",
+        "Where motion evidence comes from; auto: attention for networks, geometry for the classical backbone.",
+        choices=("auto", "attention", "geometry"),
+    )
+    mode: str = setting(
+        "stream",
+        "Attention cue. paper: statistics and normalisation exactly as published; "
+        "stream: statistics of the pairs known so far.",
+        choices=("paper", "stream"),
+    )
+    scope: str = setting(
+        "window",
+        "Attention cue: the frames that min-max normalisation and the threshold span.",
+        choices=("window", "sequence"),
+    )
+    clusters: int = setting(64, "Attention cue: k of the k-means over encoder tokens (eq. 13).", low=2, high=512)
+    threshold: float = setting(
+        0.5, "Geometry cue: probability above which a pixel counts as moving.", low=0.0, high=1.0, live=True
+    )
+    second_pass: bool = setting(True, "Decode again with the moving content masked (eq. 10).", live=True)
+
+
+@dataclass(frozen=True)
+class AlignmentConfig:
+    static_weighting: bool = setting(True, "Weight pair points by (1 - mask), so that movers do not drag the camera.")
+    min_confidence: float = setting(
+        1.2, "Pixels below this confidence take no part in the registration of a frame.", low=1.0, high=20.0, live=True
+    )
+    iterations: int = setting(10, "Robust re-weighting iterations per frame.", low=1, high=100)
+
+
+@dataclass(frozen=True)
+class CloudConfig:
+    stride: int = setting(2, "Every n-th pixel becomes a point.", low=1, high=32, live=True)
+    min_confidence: float = setting(1.2, "Points below this confidence are left out.", low=1.0, high=20.0, live=True)
+    max_depth: float = setting(
+        0.0, "Points farther than this (world units) are left out; 0: no limit.", low=0.0, live=True
+    )
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """Everything `Pipeline` needs."""
+
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    window: WindowConfig = field(default_factory=WindowConfig)
+    motion: MotionConfig = field(default_factory=MotionConfig)
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    clouds: CloudConfig = field(default_factory=CloudConfig)
+
+
+def settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Field, Any]]:
+    """(dotted name, field, value) of every leaf of a config, depth first: what parameters and options are made from."""
+    for item in fields(config):
+        value = getattr(config, item.name)
+        name = f"{prefix}{item.name}"
+        if is_dataclass(value):
+            yield from settings(value, f"{name}.")
+        else:
+            yield name, item, value
+
+
+def with_settings(config: Any, values: dict[str, Any]) -> Any:
+    """A copy of `config` with dotted names replaced, validated. Raises ConfigError for a bad name or value."""
+    known = {name for name, _, _ in settings(config)}
+    for name in values:
+        if name not in known:
+            raise ConfigError(f"unknown setting '{name}'; known: {', '.join(sorted(known))}")
+    return validate(_replaced(config, values, ""))
+
+
+def _replaced(config: Any, values: dict[str, Any], prefix: str) -> Any:
+    changes = {}
+    for item in fields(config):
+        name, value = f"{prefix}{item.name}", getattr(config, item.name)
+        if is_dataclass(value):
+            changes[item.name] = _replaced(value, values, f"{name}.")
+        elif name in values:
+            changes[item.name] = _converted(name, values[name], value)
+    return replace(config, **changes)
+
+
+def _converted(name: str, value: Any, default: Any) -> Any:
+    """`value` as the type of `default`; an int is a fine float, nothing else is converted."""
+    if isinstance(default, tuple) and isinstance(value, (list, tuple)):
+        return tuple(value)
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not type(default):
+        raise ConfigError(f"'{name}' must be {type(default).__name__}, got {type(value).__name__} {value!r}")
+    return value
+
+
+def validate(config: Any) -> Any:
+    """Returns `config` if every value respects its limits; raises ConfigError naming the first that does not."""
+    for name, item, value in settings(config):
+        meta = item.metadata
+        if meta.get("choices") and value not in meta["choices"]:
+            raise ConfigError(f"'{name}' is {value!r}, must be one of: {', '.join(meta['choices'])}")
+        low, high = meta.get("low"), meta.get("high")
+        if (low is not None and not value >= low) or (high is not None and not value <= high):
+            raise ConfigError(f"'{name}' is {value}, must be in [{low}, {'inf' if high is None else high}]")
+        if isinstance(value, tuple) and not all(isinstance(v, int) and v > 0 for v in value):
+            raise ConfigError(f"'{name}' is {list(value)}, must hold positive whole numbers")
+    return config

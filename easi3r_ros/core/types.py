@@ -1,0 +1,174 @@
+"""What passes between the stages: frozen dataclasses, with shape, unit and frame beside every field.
+
+Conventions (REP-103 optical frame): x right, y down, z forward. Pixel (u, v) has its centre at integer coordinates.
+`world_from_cam` maps camera coordinates to world coordinates. H x W is the camera's image size, h x w the size of the
+image that the backbone sees, gh x gw its token grid. A *mask* is True on moving content. World units are metres if
+`FrameResult.metric`, else an arbitrary unit fixed when tracking starts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+import torch
+
+Edge = tuple[int, int]  # (a, b): frame indices of the reference view and the source view
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One camera image as it came in."""
+
+    index: int  # running number since the last reset, from 0
+    stamp_ns: int  # integer nanoseconds, exactly the header's stamp
+    frame_id: str  # optical frame of the camera
+    image: np.ndarray  # (H, W, 3) uint8 RGB
+    K: np.ndarray | None = None  # (3, 3) float64 pinhole intrinsics in pixels of `image`; None: not known
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What image a backbone wants (METHOD 1)."""
+
+    long_side: int  # pixels of the long side after the resize
+    multiple: int = 1  # both sides are cropped to a multiple of this
+    square: bool = False  # resize the short side instead and crop to a square (224 models)
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """How camera pixels became network pixels: a resize, then a crop (METHOD 1)."""
+
+    camera_size: tuple[int, int]  # (W, H)
+    resized_size: tuple[int, int]  # (W', H') after the resize
+    crop: tuple[int, int]  # (x0, y0) of the crop in the resized image
+    size: tuple[int, int]  # (w, h) of the network image
+
+
+@dataclass(frozen=True)
+class NetworkInput:
+    """A frame at the backbone's size."""
+
+    frame: Frame
+    image: np.ndarray  # (h, w, 3) uint8 RGB
+    K: np.ndarray | None  # (3, 3) float64 intrinsics in pixels of this image; None: not known
+    transform: ImageTransform
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a backbone keeps of one frame. Backbones may subclass it to carry more."""
+
+    input: NetworkInput
+    tokens: torch.Tensor  # (gh * gw, C) float, row-major; what clustering groups (Easi3R eq. 12)
+    grid: tuple[int, int]  # (gh, gw)
+
+    @property
+    def index(self) -> int:
+        return self.input.frame.index
+
+
+@dataclass(frozen=True)
+class PairAttention:
+    """Mean over the queries of the pre-softmax cross-attention logits, one channel per layer and head (eq. 4-5)."""
+
+    source: torch.Tensor  # (gh, gw, C) float32, tower 1, lives on frame b
+    reference: torch.Tensor  # (gh, gw, C) float32, tower 2, lives on frame a
+
+
+@dataclass(frozen=True)
+class PairMotion:
+    """How far each pixel's observed motion is from the rigid one, divided by its expected error (0: as static)."""
+
+    a: torch.Tensor  # (h, w) float32 >= 0, lives on frame a
+    b: torch.Tensor  # (h, w) float32 >= 0, lives on frame b
+
+
+@dataclass(frozen=True)
+class PairEvidence:
+    """What a pair says about motion; small enough to be kept for every pair of the window."""
+
+    attention: PairAttention | None = None  # networks
+    motion: PairMotion | None = None  # backbones that measure motion themselves
+
+
+@dataclass(frozen=True)
+class PairGeometry:
+    """A backbone's answer for one ordered pair. Both pointmaps are in a's camera frame, up to one scale per pair."""
+
+    a: int  # frame index of the reference view
+    b: int  # frame index of the source view
+    points_a: torch.Tensor  # (h, w, 3) float32, pair units
+    points_b: torch.Tensor  # (h, w, 3) float32, pair units
+    conf_a: torch.Tensor  # (h, w) float32 >= 1 (1: nothing known), as DUSt3R's 1 + exp(c)
+    conf_b: torch.Tensor  # (h, w) float32 >= 1
+    evidence: PairEvidence
+
+    @property
+    def edge(self) -> Edge:
+        return self.a, self.b
+
+
+@dataclass(frozen=True)
+class MotionEstimate:
+    """What moves in one frame."""
+
+    index: int
+    probability: torch.Tensor  # (h, w) float32 in [0, 1]
+    mask: torch.Tensor  # (h, w) bool
+    evidence: dict[str, torch.Tensor] = field(default_factory=dict)  # per cue: (gh, gw) or (h, w) float32
+
+
+class TrackingState(Enum):
+    INITIALISING = "initialising"  # not enough frames or parallax for a pose yet
+    TRACKING = "tracking"
+    DEGRADED = "degraded"  # a pose, but a weak one: see `reason`
+    LOST = "lost"  # the last pose is held: see `reason`
+
+
+@dataclass(frozen=True)
+class AlignedFrame:
+    """One frame in the world."""
+
+    index: int
+    world_from_cam: np.ndarray  # (4, 4) float64 SE(3), world units
+    covariance: np.ndarray  # (6, 6) float64 of (x, y, z, rot x, rot y, rot z), world axes, as PoseWithCovariance
+    K: np.ndarray  # (3, 3) float64, pixels of the network image
+    depth: torch.Tensor  # (h, w) float32 z-depth, world units; NaN: not known
+    confidence: torch.Tensor  # (h, w) float32 >= 1
+    residual: float  # robust mean 3D distance between the pairs and the world, relative to depth
+    state: TrackingState
+    reason: str = ""  # why the state is not TRACKING, for a person
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """Everything known about one frame, at the camera's size."""
+
+    frame: Frame
+    mask: np.ndarray  # (H, W) bool
+    probability: np.ndarray  # (H, W) float32 in [0, 1]
+    depth: np.ndarray  # (H, W) float32 z-depth, world units; NaN: not known
+    confidence: np.ndarray  # (H, W) float32 >= 1, 1 where depth is not known
+    K: np.ndarray  # (3, 3) float64, pixels of the camera image; estimated where the camera did not say
+    world_from_cam: np.ndarray  # (4, 4) float64
+    covariance: np.ndarray  # (6, 6) float64, as AlignedFrame
+    state: TrackingState
+    reason: str
+    metric: bool  # world unit is metres
+    residual: float  # as AlignedFrame
+    dynamic_fraction: float  # share of pixels in the mask
+    window: tuple[int, ...]  # indices of the frames used, oldest first
+    latency_ms: dict[str, float]  # wall time per stage
+    evidence: dict[str, np.ndarray]  # per cue, at the backbone's size, for debugging
+
+
+@dataclass(frozen=True)
+class PointCloud:
+    """Points in the camera's optical frame."""
+
+    xyz: np.ndarray  # (N, 3) float32, world units
+    rgb: np.ndarray  # (N, 3) uint8
+    confidence: np.ndarray  # (N,) float32
