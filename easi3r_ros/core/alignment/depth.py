@@ -59,7 +59,7 @@ def carry(
     z = points_in_cam[..., 2]
     known = (valid & (z > 0)).to(z)
     inverse = torch.where(known > 0, 1.0 / z.clamp(min=1e-12), torch.zeros_like(z))
-    # Inverse depth is linear over the image of a plane; where the four neighbours are not one surface, take the nearest.
+    # Inverse depth is linear over the image of a plane; where the four neighbours are several surfaces, the nearest.
     samples = _sample(torch.stack([inverse, inverse**2, known, confidence]), grid, "bilinear")
     nearest = _sample(torch.stack([inverse, known]), grid, "nearest")
     spread = (samples[1] - samples[0] ** 2).clamp(min=0.0).sqrt()

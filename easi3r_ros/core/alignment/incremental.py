@@ -1,9 +1,9 @@
 """The real-time alignment: a new frame is attached to the existing world; nothing earlier is computed again.
 
 The first pair with parallax fixes the world: its frame is the origin and its median depth the unit (unless the backbone
-is metric). After that a new frame t is placed by reprojection: pair (t, k) says where the pixels of an anchor k appear in
-t, the world says where their points are. Its depth is then fused from the pairs, each brought to the world's scale by
-the median depth ratio with its anchor, and from the anchors' own depth carried along.
+is metric). After that a new frame t is placed by reprojection: pair (t, k) says where the pixels of an anchor k appear
+in t, the world says where their points are. Its depth is then fused from the pairs, each brought to the world's scale
+by the median depth ratio with its anchor, and from the anchors' own depth carried along.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ class IncrementalAligner:
         self._focal: float | None = None
         self._focal_frames = 0
         self._started = False
+        self._typical_depth = 1.0  # world units; a new piece of world takes it over, so that the scale does not jump
 
     def update(
         self,
@@ -136,7 +137,10 @@ class IncrementalAligner:
             return self._blank(index, self._pose, K, shape, static.device, "first frame")
         anchor = self._anchors[strongest.b]
         confident = float((strongest.conf_b >= self._config.min_confidence).float().mean())
-        relative = self._pair_pose(strongest, anchor.static, K)
+        try:
+            relative = self._pair_pose(strongest, anchor.static, K)
+        except ValueError as error:
+            return self._blank(index, self._pose, K, shape, static.device, str(error))
         if confident < PARALLAX_SHARE:
             rotated = anchor.frame.world_from_cam.copy()
             rotated[:3, :3] = rotated[:3, :3] @ relative[:3, :3].numpy()
@@ -161,7 +165,7 @@ class IncrementalAligner:
         """Give the anchor (view b of the pair) its depth, and the world its unit."""
         depth = transform(b_from_a.to(pair.points_b), pair.points_b)[..., 2]
         confident = pair.conf_b >= self._config.min_confidence
-        unit = 1.0 if self._metric else float(depth[confident].median())
+        unit = 1.0 if self._metric else float(depth[confident].median()) / self._typical_depth
         frame = anchor.frame
         self._anchors[frame.index] = _Anchor(
             AlignedFrame(
@@ -182,6 +186,7 @@ class IncrementalAligner:
             reason = f"only {registration.inliers:.0%} of the static points are where the world predicts them"
             return self._lost(index, K, shape, static.device, reason)
         depth, confidence, residual = self._depth(index, usable, static, registration.world_from_cam)
+        self._typical_depth = float(depth.nanmedian())
         weak = registration.inliers < WEAK_INLIERS
         return AlignedFrame(
             index=index,

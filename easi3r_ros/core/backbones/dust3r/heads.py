@@ -114,8 +114,9 @@ class Fusion(nn.Module):
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
         if skip is not None:
             x = x + self.resConfUnit1(skip)
-        x = F.interpolate(self.resConfUnit2(x), scale_factor=2, mode="bilinear", align_corners=True)
-        return self.out_conv(x)
+        # The published order is interpolate, then out_conv; a 1x1 convolution commutes with it and is 4 times cheaper here.
+        x = self.out_conv(self.resConfUnit2(x))
+        return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
 
 
 class ResidualConv(nn.Module):

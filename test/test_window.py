@@ -1,0 +1,57 @@
+"""The sliding window: which pairs a frame makes, and that what left is gone."""
+
+import numpy as np
+import torch
+
+from easi3r_ros.core.types import Features, Frame, ImageTransform, NetworkInput, PairEvidence, PairGeometry
+from easi3r_ros.core.window import FrameWindow
+
+
+def features(index):
+    frame = Frame(index, index, "camera", np.zeros((4, 4, 3), np.uint8))
+    return Features(
+        NetworkInput(frame, frame.image, None, ImageTransform((4, 4), (4, 4), (0, 0), (4, 4))),
+        torch.zeros(1, 1),
+        (1, 1),
+    )
+
+
+def pair(a, b, evidence=None):
+    empty = torch.empty(0)
+    return PairGeometry(a, b, empty, empty, empty, empty, evidence or PairEvidence())
+
+
+def edges(window, offsets):
+    return [(a.index, b.index) for a, b in window.new_pairs(offsets)]
+
+
+def test_pairs_both_ways_and_clamped_at_the_start():
+    window = FrameWindow(8)
+    window.add(features(0))
+    assert edges(window, (1, 3)) == []
+    window.add(features(1))
+    assert edges(window, (1, 3)) == [(1, 0), (0, 1)]
+    window.add(features(2))
+    assert edges(window, (1, 3)) == [(2, 1), (1, 2), (2, 0), (0, 2)]
+
+
+def test_offsets_count_frames_seen_not_numbers():
+    """Frames dropped upstream leave gaps in the numbering, not in the window."""
+    window = FrameWindow(8)
+    for index in (0, 5, 9, 30):
+        window.add(features(index))
+    assert edges(window, (1, 2)) == [(30, 9), (9, 30), (30, 5), (5, 30)]
+
+
+def test_evidence_leaves_with_its_frames_and_later_passes_replace():
+    window = FrameWindow(2)
+    for index in range(2):
+        window.add(features(index))
+    second = PairEvidence()
+    window.record([pair(1, 0), pair(0, 1)])
+    window.record([pair(0, 1, second)])
+    assert window.evidence[0, 1] is second
+    window.add(features(2))
+    assert window.indices == (1, 2) and not window.evidence
+    window.clear()
+    assert window.indices == ()
