@@ -85,6 +85,23 @@ def test_second_pass_sees_the_masks_of_both_frames_and_can_be_switched_off(clip)
     assert all(masks is None for masks in once.calls)
 
 
+def test_out_of_memory_means_fewer_pairs_not_a_crash(clip, caplog):
+    class Small(Oracle):
+        default_offsets = (1, 2, 3, 4)
+
+        def decode(self, pairs, masks=None):
+            if len(pairs) > 4:
+                raise torch.cuda.OutOfMemoryError("simulated")
+            return super().decode(pairs, masks)
+
+    pipeline = Pipeline(PipelineConfig(), Small(clip))
+    results = [pipeline.push(frame_of(clip, i)) for i in range(6)]
+    assert results[-1].state is TrackingState.TRACKING
+    assert [r.message for r in caplog.records] == [
+        "the GPU is out of memory: pairs only with the frames (1, 2) steps back from now on"
+    ]
+
+
 def test_reset_starts_a_new_world(clip):
     pipeline = Pipeline(PipelineConfig(), Oracle(clip))
     first = [pipeline.push(frame_of(clip, i)) for i in range(4)]

@@ -15,7 +15,7 @@ from easi3r_ros.core.backbones import Backbone, build_backbone
 from easi3r_ros.core.config import PipelineConfig
 from easi3r_ros.core.motion import build_cue
 from easi3r_ros.core.preprocess import camera_intrinsics, prepare, to_camera
-from easi3r_ros.core.types import AlignedFrame, Frame, FrameResult, MotionEstimate, NetworkInput
+from easi3r_ros.core.types import AlignedFrame, Frame, FrameResult, MotionEstimate, NetworkInput, PairGeometry
 from easi3r_ros.core.window import FrameWindow
 
 log = logging.getLogger(__name__)
@@ -55,15 +55,14 @@ class Pipeline:
         with watch("encode"):
             features = self.backbone.encode(image)
             self._window.add(features)
-        pairs = self._window.new_pairs(self._offsets)
         with watch("decode"):
-            geometry = self._decode(pairs)
+            geometry = self._decode()
         with watch("motion"):
             motion = self._cue.estimate(self._window.features, self._window.evidence)
         masks = {index: estimate.mask for index, estimate in motion.items()}
         if self.config.motion.second_pass and any(bool(mask.any()) for mask in masks.values()):
             with watch("decode_masked"):
-                geometry = self._decode(pairs, masks)
+                geometry = self._decode(masks)
             with watch("motion_masked"):
                 motion = self._cue.estimate(self._window.features, self._window.evidence)
             masks = {index: estimate.mask for index, estimate in motion.items()}
@@ -72,10 +71,28 @@ class Pipeline:
         with watch("output"):
             return self._result(image, motion.get(frame.index), aligned, watch)
 
-    def _decode(self, pairs, masks=None):
-        geometry = self.backbone.decode(pairs, masks) if pairs else []
-        self._window.record(geometry)
-        return geometry
+    def _decode(self, masks: dict[int, torch.Tensor] | None = None) -> list[PairGeometry]:
+        """The newest frame's pairs. A GPU that runs out of memory gets fewer of them from then on."""
+        while True:
+            pairs = self._window.new_pairs(self._offsets)
+            try:
+                geometry = self.backbone.decode(pairs, masks) if pairs else []
+            except torch.cuda.OutOfMemoryError:
+                if not self._use_fewer_pairs():
+                    raise
+                continue
+            self._window.record(geometry)
+            return geometry
+
+    def _use_fewer_pairs(self) -> bool:
+        """Whether there was something left to save."""
+        fewest = 2 if self.backbone.has_attention else 1  # statistics over pairs need two partners (METHOD 3)
+        if len(self._offsets) <= fewest:
+            return False
+        self._offsets = self._offsets[: max(fewest, len(self._offsets) // 2)]
+        torch.cuda.empty_cache()
+        log.warning("the GPU is out of memory: pairs only with the frames %s steps back from now on", self._offsets)
+        return True
 
     def _check_size(self, frame: Frame) -> None:
         size = frame.image.shape

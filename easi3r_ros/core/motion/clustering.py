@@ -20,7 +20,7 @@ def cluster_tokens(tokens: Sequence[Tensor], clusters: int) -> Tensor:
 
     tokens: per frame (N, C). Returns labels (F, N) int64. With fewer tokens than clusters every token is its own.
     """
-    return _labels(_k_means(clusters, tokens).fit(_stacked(tokens)), tokens)
+    return _fit(_k_means(clusters, tokens), tokens)
 
 
 class TokenClusters:
@@ -40,7 +40,7 @@ class TokenClusters:
             model = KMeans(len(start), init=start, n_init=1, max_iter=WARM_ITERATIONS, random_state=PUBLISHED_SEED)
         else:
             model = _k_means(self._clusters, tokens)
-        labels = _labels(model, tokens)
+        labels = _fit(model, tokens)
         complete = len(model.cluster_centers_) == self._clusters
         self._centres = model.cluster_centers_.astype(np.float32) if complete else None
         return labels
@@ -61,7 +61,7 @@ def _k_means(clusters: int, tokens: Sequence[Tensor]) -> KMeans:
     return KMeans(min(clusters, sum(map(len, tokens))), n_init="auto", random_state=PUBLISHED_SEED)
 
 
-def _labels(model: KMeans, tokens: Sequence[Tensor]) -> Tensor:
+def _fit(model: KMeans, tokens: Sequence[Tensor]) -> Tensor:
     with warnings.catch_warnings():
         # Fewer distinct tokens than clusters (a blank image), or the few warm iterations: both are fine.
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -1,0 +1,79 @@
+"""A furnished room of 7 x 6 m, seen by somebody who walks through it; with or without other people."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from easi3r_ros.synthetic.motions import EllipseWalk, Handheld, hand_waves
+from easi3r_ros.synthetic.presets import furniture
+from easi3r_ros.synthetic.presets.people import walker
+from easi3r_ros.synthetic.scene import Camera, Light, Scene, SceneObject
+from easi3r_ros.synthetic.textures import fabric, speckle
+
+HALF = (3.5, 3.0, 1.35)
+WALKING_SPEED = 0.5  # of the camera, metres per second
+
+
+def static(rng: np.random.Generator, duration: float) -> Scene:
+    """Nobody but the camera moves."""
+    return Scene(_interior(rng), _camera(rng, duration), _lamp())
+
+
+def walkers(rng: np.random.Generator, duration: float) -> Scene:
+    """Three people walk about in front of the camera, 2 to 4 m away."""
+    interior, camera = _interior(rng), _camera(rng, duration)
+    people = []
+    for number, (x, y) in enumerate(((-0.2, 0.35), (0.75, -0.75), (1.55, 0.5)), start=1):
+        walk = EllipseWalk(
+            centre=(x, y, 0.0),
+            axes=(0.22, 0.85 + 0.25 * rng.random()),
+            yaw=rng.uniform(-0.25, 0.25),
+            speed=rng.uniform(0.75, 1.05) * rng.choice([-1, 1]),
+            phase=rng.uniform(0, 2 * np.pi),
+            bob=0.02,
+        )
+        people.append(walker(rng, f"walker {number}", walk))
+    return Scene((*interior, *people), camera, _lamp())
+
+
+def _lamp() -> Light:
+    return Light(position=(-0.8, 0.6, 2.5))
+
+
+def _camera(rng: np.random.Generator, duration: float) -> Camera:
+    side = rng.choice([-1.0, 1.0])
+    travel = WALKING_SPEED * duration * np.array([0.55, 0.84 * side, 0.0])
+    middle = np.array([-2.35, 0.0, 1.45])
+    path = Handheld(
+        start=tuple(middle - travel * [0.3, 0.5, 0.0]),
+        travel=tuple(travel),
+        arc=(0.10, 0.0, 0.04),
+        gaze_start=(2.5, -0.25 * side, 1.05),
+        gaze_end=(2.5, 0.25 * side, 1.0),
+        duration=duration,
+        sway=0.008,
+        shake=0.006,
+        waves=hand_waves(rng),
+    )
+    return Camera(path)
+
+
+def _interior(rng: np.random.Generator) -> tuple[SceneObject, ...]:
+    carton = speckle(rng, (0.45, 0.30, 0.17), 0.25)
+    chest = speckle(rng, furniture.WOOD[rng.integers(3)], 0.3)
+    rug = fabric(rng, [(0.35, 0.08, 0.07), (0.55, 0.42, 0.28), (0.09, 0.11, 0.22)], side=512, metres=1.5)
+    return (
+        furniture.room(rng, HALF, furniture.wooden_floor(rng)),
+        furniture.block("carpet", (1.1, 1.5, 0.006), (0.8, 0.0, 0.0), (rug,)),
+        furniture.bookshelf(rng, (3.3, 1.5, 0.0), np.pi),
+        furniture.sofa(rng, (2.85, -0.7, 0.0), np.pi),
+        furniture.picture(rng, "print on the bricks", (3.47, -0.6, 1.75), 1.2, 0.8, np.pi),
+        furniture.picture(rng, "print on the left", (0.8, 2.97, 1.6), 0.9, 1.1, -np.pi / 2),
+        furniture.picture(rng, "print on the right", (0.6, -2.97, 1.6), 1.0, 0.8, np.pi / 2),
+        furniture.plant(rng, (2.9, 2.55, 0.0)),
+        furniture.lamp(rng, (2.9, -2.2)),
+        furniture.table(rng, (1.3, -2.4, 0.0), 0.7, 0.4, 0.75),
+        furniture.block("carton", (0.2, 0.25, 0.2), (0.2, 2.5, 0.0), (carton,), rng.uniform(0, 1)),
+        furniture.block("small carton", (0.14, 0.18, 0.12), (0.2, 2.45, 0.4), (carton,), rng.uniform(0, 1)),
+        furniture.block("chest", (0.5, 0.25, 0.4), (1.6, 2.7, 0.0), (chest,)),
+    )
