@@ -85,6 +85,18 @@ def test_second_pass_sees_the_masks_of_both_frames_and_can_be_switched_off(clip)
     assert all(masks is None for masks in once.calls)
 
 
+def test_live_settings_apply_without_a_new_world(clip):
+    oracle = Oracle(clip)
+    pipeline = Pipeline(PipelineConfig(), oracle)
+    for i in range(4):
+        before = pipeline.push(frame_of(clip, i))
+    pipeline.reconfigure(with_settings(PipelineConfig(), {"motion.second_pass": False}))
+    oracle.calls.clear()
+    after = pipeline.push(frame_of(clip, 4))
+    assert oracle.calls == [None] and after.window == (*before.window, 4)
+    assert after.state is TrackingState.TRACKING
+
+
 def test_out_of_memory_means_fewer_pairs_not_a_crash(clip, caplog):
     class Small(Oracle):
         default_offsets = (1, 2, 3, 4)

@@ -45,6 +45,13 @@ class Pipeline:
         self._aligner.reset()
         self._size = None
 
+    def reconfigure(self, config: PipelineConfig) -> None:
+        """Apply changed live settings from the next frame on; the world goes on. Others need a new Pipeline."""
+        if config.motion != self.config.motion:
+            self._cue = build_cue(config.motion, self.backbone.has_attention)
+        self._aligner.config = config.alignment
+        self.config = config
+
     @torch.inference_mode()
     def push(self, frame: Frame) -> FrameResult:
         """Everything known about `frame` now. Raises FrameSizeChanged, and ValueError for an unusable image."""

@@ -63,7 +63,7 @@ class IncrementalAligner:
     """Poses and depth of a stream of frames. Remembers `memory` frames, whatever the length of the stream."""
 
     def __init__(self, config: AlignmentConfig, memory: int, metric: bool = False):
-        self._config = config
+        self.config = config
         self._memory = memory
         self._metric = metric
         self.reset()
@@ -122,7 +122,7 @@ class IncrementalAligner:
         self, mask: torch.Tensor | None, shape: tuple[int, int], pairs: Sequence[PairGeometry]
     ) -> torch.Tensor:
         device = pairs[0].points_a.device if pairs else "cpu"
-        if mask is None or not self._config.static_weighting:
+        if mask is None or not self.config.static_weighting:
             return torch.ones(shape, device=device)
         return 1.0 - mask.to(device=device, dtype=torch.float32)
 
@@ -136,7 +136,7 @@ class IncrementalAligner:
         if strongest is None or strongest.b not in self._anchors:
             return self._blank(index, self._pose, K, shape, static.device, "first frame")
         anchor = self._anchors[strongest.b]
-        confident = float((strongest.conf_b >= self._config.min_confidence).float().mean())
+        confident = float((strongest.conf_b >= self.config.min_confidence).float().mean())
         try:
             relative = self._pair_pose(strongest, anchor.static, K)
         except ValueError as error:
@@ -164,7 +164,7 @@ class IncrementalAligner:
     def _found_world(self, pair: PairGeometry, anchor: _Anchor, b_from_a: torch.Tensor, K: np.ndarray) -> None:
         """Give the anchor (view b of the pair) its depth, and the world its unit."""
         depth = transform(b_from_a.to(pair.points_b), pair.points_b)[..., 2]
-        confident = pair.conf_b >= self._config.min_confidence
+        confident = pair.conf_b >= self.config.min_confidence
         unit = 1.0 if self._metric else float(depth[confident].median()) / self._typical_depth
         frame = anchor.frame
         self._anchors[frame.index] = _Anchor(
@@ -229,7 +229,7 @@ class IncrementalAligner:
         start = self._start(max(starts, key=lambda item: item[0]))
         device = world[0].device
         return register(
-            torch.cat(world), torch.cat(seen), torch.cat(weights), K_.to(device), start, self._config.iterations
+            torch.cat(world), torch.cat(seen), torch.cat(weights), K_.to(device), start, self.config.iterations
         )
 
     def _start(self, strongest: tuple) -> torch.Tensor:
@@ -286,7 +286,7 @@ class IncrementalAligner:
             measured = transform(new_from_anchor, scale * pair.points_b)[..., 2]
             residual = _relative_residual(scale * pair.points_a[..., 2], frame.depth, weight)
             estimates.append((measured, pair.conf_b))
-            hidden = occluded(carried, measured, pair.conf_b, self._config.min_confidence)
+            hidden = occluded(carried, measured, pair.conf_b, self.config.min_confidence)
             carried = torch.where(hidden, torch.full_like(carried, torch.nan), carried)
         carried = torch.where(static > 0.5, carried, torch.full_like(carried, torch.nan))
         return _DepthView([*estimates, (carried, carried_confidence)], residual)

@@ -1,0 +1,136 @@
+"""What a checkpoint says about its network: the constructor call stored in it, read as data and never evaluated."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from easi3r_ros.core.backbones.dust3r.network import NetworkConfig
+
+log = logging.getLogger(__name__)
+
+MAX_TEXT = 10_000  # characters; the published constructor texts have about 400
+SIZES = {
+    "enc_embed_dim": "encoder_width",
+    "enc_depth": "encoder_depth",
+    "enc_num_heads": "encoder_heads",
+    "dec_embed_dim": "decoder_width",
+    "dec_depth": "decoder_depth",
+    "dec_num_heads": "decoder_heads",
+}
+HEADS = {"dpt": "dpt", "linear": "linear", "catmlp+dpt": "dpt"}  # the last: MASt3R, a descriptor beside the same DPT
+# Concern training, descriptors, or how the published code batches portrait images: no influence on what we compute.
+WITHOUT_EFFECT = {
+    *("patch_embed_cls", "landscape_only", "freeze", "output_mode", "desc_mode", "two_confs", "desc_conf_mode"),
+    *("local_feat_dim", "mask_ratio"),
+}
+INFINITIES = {"inf": math.inf, "Infinity": math.inf}
+
+
+class ArgumentError(ValueError):
+    """The constructor arguments of a checkpoint cannot be understood or describe a network that is not supported."""
+
+
+def parse_constructor(text: str) -> dict[str, Any]:
+    """Keyword arguments of a call such as "Net(img_size=(512, 512), depth_mode=('exp', -inf, inf))", as plain data.
+
+    Numbers, strings, booleans, None, tuples, lists, inf and float('inf') are read; a bare name stays a string. Raises
+    ArgumentError for anything else, such as positional arguments or other calls.
+    """
+    if len(text) > MAX_TEXT:
+        raise ArgumentError(f"the constructor text has {len(text)} characters, more than {MAX_TEXT}")
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ArgumentError(f"not a Python expression: {text[:80]!r}") from error
+    if not isinstance(call, ast.Call):
+        raise ArgumentError(f"not a constructor call: {text[:80]!r}")
+    if call.args or any(keyword.arg is None for keyword in call.keywords):
+        raise ArgumentError(f"only keyword arguments are understood: {text[:80]!r}")
+    return {keyword.arg: _value(keyword.value) for keyword in call.keywords if keyword.arg}
+
+
+def network_config(arguments: Mapping[str, Any]) -> NetworkConfig:
+    """The network that constructor arguments describe, from a constructor text or from a config.json.
+
+    Raises ArgumentError if the network computes something else than METHOD 2; unknown arguments are only logged.
+    """
+    _check_modes(arguments)
+    head, position = arguments.get("head_type", "linear"), str(arguments.get("pos_embed", "RoPE100"))
+    base = re.fullmatch(r"RoPE(\d+(?:\.\d+)?)", position)
+    if head not in HEADS:
+        raise ArgumentError(f"head_type is {head!r}, supported are {', '.join(HEADS)}")
+    if not base:
+        raise ArgumentError(f"pos_embed is {position!r}, supported is RoPE with its base, such as 'RoPE100'")
+    try:
+        return NetworkConfig(
+            **{ours: int(arguments[theirs]) for theirs, ours in SIZES.items() if theirs in arguments},
+            head=HEADS[head],
+            image_size=_size(arguments.get("img_size", 224)),
+            patch_size=int(arguments.get("patch_size", 16)),
+            mlp_ratio=float(arguments.get("mlp_ratio", 4)),
+            rope_base=float(base[1]),
+        )
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(str(error)) from error
+
+
+def constructor_text(config: NetworkConfig) -> str:
+    """The inverse of the two functions above, as published checkpoints write it."""
+    sizes = ", ".join(f"{theirs}={getattr(config, ours)}" for theirs, ours in SIZES.items())
+    return (
+        f"AsymmetricCroCo3DStereo(pos_embed='RoPE{config.rope_base:g}', img_size={config.image_size}, "
+        f"patch_size={config.patch_size}, head_type='{config.head}', output_mode='pts3d', "
+        f"depth_mode=('exp', -inf, inf), conf_mode=('exp', 1, inf), mlp_ratio={config.mlp_ratio:g}, {sizes})"
+    )
+
+
+def _check_modes(arguments: Mapping[str, Any]) -> None:
+    known = {*SIZES, *WITHOUT_EFFECT, "head_type", "pos_embed", "img_size", "patch_size", "mlp_ratio"}
+    known |= {"depth_mode", "conf_mode", "norm_im2_in_dec"}
+    if unknown := sorted(set(arguments) - known):
+        log.warning("checkpoint: unknown constructor arguments are ignored: %s", ", ".join(unknown))
+    depth = [_number(v) for v in arguments.get("depth_mode", ("exp", -math.inf, math.inf))]
+    conf = [_number(v) for v in arguments.get("conf_mode", ("exp", 1, math.inf))]
+    if depth != ["exp", -math.inf, math.inf]:
+        raise ArgumentError(f"depth_mode is {tuple(depth)}, supported is ('exp', -inf, inf)")
+    if conf != ["exp", 1, math.inf]:
+        raise ArgumentError(f"conf_mode is {tuple(conf)}, supported is ('exp', 1, inf)")
+    if not arguments.get("norm_im2_in_dec", True):
+        raise ArgumentError("norm_im2_in_dec is False: networks without the decoder's norm_y are not supported")
+
+
+def _size(value: Any) -> tuple[int, int]:
+    width, height = value if isinstance(value, (tuple, list)) else (value, value)
+    return int(width), int(height)
+
+
+def _number(value: Any) -> Any:
+    """config.json files write infinity as a string at times."""
+    if isinstance(value, str) and value.lstrip("-") in INFINITIES:
+        return -math.inf if value.startswith("-") else math.inf
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return value
+
+
+def _value(node: ast.expr) -> Any:
+    match node:
+        case ast.Constant(value=str() | int() | float() | None as value):  # bool is an int
+            return value
+        case ast.Tuple(elts=items) | ast.List(elts=items):
+            return tuple(_value(item) for item in items)
+        case ast.UnaryOp(op=ast.USub(), operand=operand) if isinstance(number := _value(operand), (int, float)):
+            return -number
+        case ast.Name(id=name):
+            return INFINITIES.get(name, name)
+        case ast.Attribute(attr="inf"):
+            return math.inf
+        case ast.Call(func=ast.Name(id="float"), args=[ast.Constant(value="inf" | "-inf" as text)], keywords=[]):
+            return float(text)
+    raise ArgumentError(f"not plain data: {ast.unparse(node)[:80]!r}")
