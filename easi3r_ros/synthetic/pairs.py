@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from easi3r_ros.core.types import PairEvidence, PairGeometry
-from easi3r_ros.synthetic.raycast import View
-from easi3r_ros.synthetic.render import Clip
+from easi3r_ros.synthetic.presets import build_scene
+from easi3r_ros.synthetic.raycast import View, cast
+from easi3r_ros.synthetic.render import Clip, view_of
 from easi3r_ros.synthetic.truth import points_in_view
 
 
@@ -21,21 +23,48 @@ class PairNoise:
     scale_range: tuple[float, float] = (0.5, 2.0)  # every pair has a hidden scale, log-uniform in this range
 
 
+@dataclass(frozen=True)
+class Truth:
+    """One view of a scene without its colours."""
+
+    index: int
+    view: View
+    depth: np.ndarray  # (H, W) metres
+    parts: np.ndarray  # (H, W) rigid part seen
+    mask: np.ndarray  # (H, W) bool, True on movers
+
+
+def iter_truths(
+    preset: str, seed: int = 0, frames: int = 90, size: tuple[int, int] = (96, 72), rate: float = 30.0
+) -> Iterator[Truth]:
+    """As `iter_frames`, without colours: a thousand frames in seconds."""
+    scene = build_scene(preset, seed, duration=frames / rate)
+    for index in range(frames):
+        view = view_of(scene, index / rate, size)
+        hits = cast(view, [part.shape for part in scene.parts], *(np.arange(n, dtype=np.float64) for n in size))
+        yield Truth(index, view, hits.depth.astype(np.float32), hits.part, scene.instance_of_part()[hits.part] > 0)
+
+
 def simulate_pair(clip: Clip, a: int, b: int, rng: np.random.Generator, noise: PairNoise | None = None) -> PairGeometry:
+    """`pair_of_truths` for two frames of a clip."""
+    truths = (Truth(i, clip.view(i), clip.depth[i], clip.parts[i], clip.masks[i]) for i in (a, b))
+    return pair_of_truths(*truths, rng, noise)
+
+
+def pair_of_truths(a: Truth, b: Truth, rng: np.random.Generator, noise: PairNoise | None = None) -> PairGeometry:
     """Pointmaps of the ordered pair (a, b) in a's camera, with noise that grows with depth, up to a hidden scale.
 
     As in DUSt3R, what moves is put where it was when a was taken, which contradicts the rigid camera motion.
     """
     noise = noise or PairNoise()
-    view_a, view_b = (View(clip.K, clip.world_from_cam[i], clip.world_from_part[i]) for i in (a, b))
     scale = np.exp(rng.uniform(*np.log(noise.scale_range)))
-    points_a = points_in_view(view_a, view_a, clip.depth[a], clip.parts[a])
-    points_b = points_in_view(view_b, view_a, clip.depth[b], clip.parts[b])
+    points_a = points_in_view(a.view, a.view, a.depth, a.parts)
+    points_b = points_in_view(b.view, a.view, b.depth, b.parts)
     return PairGeometry(
-        a,
-        b,
+        a.index,
+        b.index,
         *(torch.from_numpy(_noisy(points, rng, noise) * np.float32(scale)) for points in (points_a, points_b)),
-        *(torch.from_numpy(_confidence(depth)) for depth in (clip.depth[a], clip.depth[b])),
+        *(torch.from_numpy(_confidence(truth.depth)) for truth in (a, b)),
         evidence=PairEvidence(),
     )
 

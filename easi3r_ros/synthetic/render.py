@@ -64,13 +64,14 @@ class Clip:
 
     def flow(self, i: int, j: int) -> np.ndarray:
         """(H, W, 2) float64 optical flow from frame i to frame j in pixels (x, y); NaN: goes behind the camera."""
-        return flow_between(self._view(i), self._view(j), self.depth[i], self.parts[i])
+        return flow_between(self.view(i), self.view(j), self.depth[i], self.parts[i])
 
     def occluded(self, i: int, j: int) -> np.ndarray:
         """(H, W) bool, True where what frame i sees is out of frame j's sight."""
-        return occluded_between(self._view(i), self._view(j), self.depth[i], self.parts[i], self.depth[j])
+        return occluded_between(self.view(i), self.view(j), self.depth[i], self.parts[i], self.depth[j])
 
-    def _view(self, index: int) -> View:
+    def view(self, index: int) -> View:
+        """Camera and objects at the time of frame `index`."""
         return View(self.K, self.world_from_cam[index], self.world_from_part[index])
 
 
@@ -108,16 +109,21 @@ def iter_frames(
         yield render_frame(scene, index, index / rate, size, np.random.default_rng([seed, index]))
 
 
+def view_of(scene: Scene, seconds: float, size: tuple[int, int]) -> View:
+    """Camera and objects at a time; size: (W, H) of the image."""
+    return View(
+        intrinsics(size, scene.camera.horizontal_fov),
+        scene.camera.world_from_cam(seconds),
+        np.stack([part.world_from_part(seconds) for part in scene.parts]),
+    )
+
+
 def render_frame(
     scene: Scene, index: int, seconds: float, size: tuple[int, int], rng: np.random.Generator
 ) -> RenderedFrame:
     """One frame of a scene. rng: the sensor's noise. Raises ValueError if a ray leaves the scene: it must be closed."""
     shapes = [part.shape for part in scene.parts]
-    view = View(
-        intrinsics(size, scene.camera.horizontal_fov),
-        scene.camera.world_from_cam(seconds),
-        np.stack([part.world_from_part(seconds) for part in scene.parts]),
-    )
+    view = view_of(scene, seconds, size)
     centres = cast(view, shapes, *(np.arange(n, dtype=np.float64) for n in size))
     if (centres.part < 0).any():
         raise ValueError(

@@ -48,8 +48,8 @@ class Light:
     """A lamp and the light that comes from everywhere."""
 
     position: tuple[float, float, float]  # world, metres
-    lamp: float = 0.75  # irradiance from the lamp on a facing surface at `reach`
-    ambient: float = 0.45
+    lamp: float = 1.0  # irradiance from the lamp on a facing surface at `reach`
+    ambient: float = 0.6
     reach: float = 3.0  # metres; beyond it the lamp fades
 
 

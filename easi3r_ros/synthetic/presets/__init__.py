@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from easi3r_ros.synthetic.presets import living_room, tabletop
+from easi3r_ros.synthetic.presets import living_room, patrol, tabletop
 from easi3r_ros.synthetic.scene import Scene
 
 PRESETS: dict[str, Callable[[np.random.Generator, float], Scene]] = {
     "static": living_room.static,
     "walkers": living_room.walkers,
     "tabletop": tabletop.tabletop,
+    "patrol": patrol.patrol,
 }
 
 

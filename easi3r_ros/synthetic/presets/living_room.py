@@ -16,12 +16,12 @@ WALKING_SPEED = 0.5  # of the camera, metres per second
 
 def static(rng: np.random.Generator, duration: float) -> Scene:
     """Nobody but the camera moves."""
-    return Scene(_interior(rng), _camera(rng, duration), _lamp())
+    return Scene(interior(rng), _camera(rng, duration), lamp())
 
 
 def walkers(rng: np.random.Generator, duration: float) -> Scene:
     """Three people walk about in front of the camera, 2 to 4 m away."""
-    interior, camera = _interior(rng), _camera(rng, duration)
+    interior, camera = interior(rng), _camera(rng, duration)
     people = []
     for number, (x, y) in enumerate(((-0.2, 0.35), (0.75, -0.75), (1.55, 0.5)), start=1):
         walk = EllipseWalk(
@@ -33,10 +33,10 @@ def walkers(rng: np.random.Generator, duration: float) -> Scene:
             bob=0.02,
         )
         people.append(walker(rng, f"walker {number}", walk))
-    return Scene((*interior, *people), camera, _lamp())
+    return Scene((*interior, *people), camera, lamp())
 
 
-def _lamp() -> Light:
+def lamp() -> Light:
     return Light(position=(-0.8, 0.6, 2.5))
 
 
@@ -58,7 +58,7 @@ def _camera(rng: np.random.Generator, duration: float) -> Camera:
     return Camera(path)
 
 
-def _interior(rng: np.random.Generator) -> tuple[SceneObject, ...]:
+def interior(rng: np.random.Generator) -> tuple[SceneObject, ...]:
     carton = speckle(rng, (0.45, 0.30, 0.17), 0.25)
     chest = speckle(rng, furniture.WOOD[rng.integers(3)], 0.3)
     rug = fabric(rng, [(0.35, 0.08, 0.07), (0.55, 0.42, 0.28), (0.09, 0.11, 0.22)], side=512, metres=1.5)
