@@ -27,19 +27,19 @@ def pair_scale(world_depth: torch.Tensor, pair_depth: torch.Tensor, weights: tor
 def fuse(depths: torch.Tensor, confidences: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(n, h, w) depth and confidence of the same view -> one (h, w) depth and confidence.
 
-    Starts from the most confident estimate per pixel and averages inverse depth with those that agree with it: two
-    surfaces at an edge are not mixed. NaN or non-positive depth counts as unknown; NaN where all are.
+    Starts from the most confident estimate per pixel and averages the logarithm of depth with those that agree with it:
+    two surfaces at an edge are not mixed, and noise does not shrink the world frame by frame, as averaging inverse depth
+    would. NaN or non-positive depth counts as unknown; NaN where all are.
     """
     known = torch.isfinite(depths) & (depths > 0)
-    inverse = torch.where(known, 1.0 / depths.clamp(min=1e-12), torch.zeros_like(depths))
+    logarithm = torch.where(known, depths, torch.ones_like(depths)).log()
     # The floor keeps a value for pixels about which every estimate is unsure.
     weight = torch.where(known, information(confidences) + 1e-4, torch.zeros_like(depths))
-    best = inverse.gather(0, weight.argmax(0, keepdim=True))
-    agrees = (inverse - best).abs() <= AGREEMENT * best
-    weight = weight * agrees
+    best = logarithm.gather(0, weight.argmax(0, keepdim=True))
+    weight = weight * ((logarithm - best).abs() <= AGREEMENT)
     total = weight.sum(0)
-    fused = (weight * inverse).sum(0) / total.clamp(min=1e-12)
-    depth = torch.where(total > 0, 1.0 / fused.clamp(min=1e-12), torch.full_like(fused, torch.nan))
+    fused = ((weight * logarithm).sum(0) / total.clamp(min=1e-12)).exp()
+    depth = torch.where(total > 0, fused, torch.full_like(fused, torch.nan))
     return depth, torch.where(total > 0, total.exp(), torch.ones_like(total))
 
 
@@ -58,16 +58,16 @@ def carry(
     grid = torch.stack([2 * u / (width - 1) - 1, 2 * v / (height - 1) - 1], -1)  # as grid_sample wants it: [-1, 1]
     z = points_in_cam[..., 2]
     known = (valid & (z > 0)).to(z)
-    inverse = torch.where(known > 0, 1.0 / z.clamp(min=1e-12), torch.zeros_like(z))
-    # Inverse depth is linear over the image of a plane; where the four neighbours are several surfaces, the nearest.
-    samples = _sample(torch.stack([inverse, inverse**2, known, confidence]), grid, "bilinear")
-    nearest = _sample(torch.stack([inverse, known]), grid, "nearest")
+    logarithm = torch.where(known > 0, z, torch.ones_like(z)).log()
+    samples = _sample(torch.stack([logarithm, logarithm**2, known, confidence]), grid, "bilinear")
+    nearest = _sample(torch.stack([logarithm, known]), grid, "nearest")
+    # Interpolated where the four neighbours are one surface, else the nearest: no points between two surfaces.
     spread = (samples[1] - samples[0] ** 2).clamp(min=0.0).sqrt()
-    one_surface = (samples[2] > 0.999) & (spread < 0.3 * AGREEMENT * samples[0])
-    inverse = torch.where(one_surface, samples[0], nearest[0])
-    good = inside & torch.where(one_surface, samples[2] > 0.999, nearest[1] > 0.5) & (inverse > 0)
-    depth = torch.where(good, 1.0 / inverse.clamp(min=1e-12), torch.full_like(z, torch.nan))
-    return depth, torch.where(good, samples[3].clamp(min=1.0), torch.ones_like(confidence))
+    one_surface = (samples[2] > 0.999) & (spread < 0.3 * AGREEMENT)
+    depth = torch.where(one_surface, samples[0], nearest[0]).exp()
+    good = inside & (one_surface | (nearest[1] > 0.5))
+    nothing = torch.full_like(depth, torch.nan)
+    return torch.where(good, depth, nothing), torch.where(good, samples[3].clamp(min=1.0), torch.ones_like(confidence))
 
 
 def occluded(

@@ -56,7 +56,8 @@ class _DepthView:
     """What one pair says about the new frame's depth."""
 
     estimates: list[tuple[torch.Tensor, torch.Tensor]]  # (h, w) depth in world units, (h, w) confidence
-    residual: float | None  # None: the pair knows no depth
+    carried: torch.Tensor | None = None  # (h, w) the estimate that comes from the anchor's own depth
+    residual: float | None = None  # None: the pair knows no depth
 
 
 class IncrementalAligner:
@@ -248,6 +249,7 @@ class IncrementalAligner:
             views.append(view(pair, self._anchor_of(pair, index), static, cam_from_world))
         depths, confidences = zip(*(estimate for view in views for estimate in view.estimates), strict=True)
         depth, confidence = fuse(torch.stack(depths), torch.stack(confidences))
+        depth = _hold_scale(depth, [view.carried for view in views if view.carried is not None])
         residuals = [view.residual for view in views if view.residual is not None]
         residual = float(np.mean(residuals)) if residuals else 0.0
         return depth, confidence.clamp(max=MAX_CONFIDENCE), residual
@@ -259,9 +261,9 @@ class IncrementalAligner:
         try:
             scale = pair_scale(expected, pair.points_b[..., 2], weight)
         except ValueError:
-            return _DepthView([], None)  # no parallax: this pair knows no depth
+            return _DepthView([])  # no parallax: this pair knows no depth
         residual = _relative_residual(scale * pair.points_b[..., 2], expected, weight)
-        return _DepthView([(scale * pair.points_a[..., 2], pair.conf_a)], residual)
+        return _DepthView([(scale * pair.points_a[..., 2], pair.conf_a)], residual=residual)
 
     def _from_anchor(self, pair, anchor, static, cam_from_world) -> _DepthView:
         """Depth from a pair (anchor, new): its view b, and the anchor's own depth carried to where b's pixels were."""
@@ -289,7 +291,7 @@ class IncrementalAligner:
             hidden = occluded(carried, measured, pair.conf_b, self.config.min_confidence)
             carried = torch.where(hidden, torch.full_like(carried, torch.nan), carried)
         carried = torch.where(static > 0.5, carried, torch.full_like(carried, torch.nan))
-        return _DepthView([*estimates, (carried, carried_confidence)], residual)
+        return _DepthView([*estimates, (carried, carried_confidence)], carried, residual)
 
     # -- frames without a place ------------------------------------------------------------------------------------
 
@@ -320,6 +322,17 @@ def _world_points(frame: AlignedFrame) -> torch.Tensor:
     """(h, w, 3) float32 world points of a frame; NaN where its depth is not known."""
     pose = torch.from_numpy(frame.world_from_cam).to(frame.depth)
     return transform(pose, unproject(frame.depth, torch.from_numpy(frame.K)))
+
+
+def _hold_scale(depth: torch.Tensor, carried: list[torch.Tensor]) -> torch.Tensor:
+    """`depth` with its median ratio to the anchors' own depth made one.
+
+    Pairs have no scale of their own, and averaging noisy depth is biased by a fraction of a percent: without this the
+    world would shrink frame by frame.
+    """
+    ratio = torch.cat([(old / depth).flatten() for old in carried]) if carried else depth.new_empty(0)
+    ratio = ratio[torch.isfinite(ratio)]
+    return depth * ratio.median() if ratio.numel() else depth
 
 
 def _relative_residual(estimate: torch.Tensor, reference: torch.Tensor, weight: torch.Tensor) -> float:
