@@ -50,12 +50,17 @@ def pixel_grid(height: int, width: int, device: torch.device | str = "cpu") -> t
     return torch.stack([u, v], -1)
 
 
+def pixel_rays(height: int, width: int, K: torch.Tensor, device: torch.device | str = "cpu") -> torch.Tensor:
+    """(height, width, 3) float32 directions in the camera frame, z = 1."""
+    uv = pixel_grid(height, width, device)
+    K = K.to(uv)
+    x, y = (uv[..., 0] - K[0, 2]) / K[0, 0], (uv[..., 1] - K[1, 2]) / K[1, 1]
+    return torch.stack([x, y, torch.ones_like(x)], -1)
+
+
 def unproject(depth: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
     """(h, w) z-depth and (3, 3) intrinsics -> (h, w, 3) points in the camera frame, in the unit of the depth."""
-    uv = pixel_grid(*depth.shape, device=depth.device).to(depth.dtype)
-    K = K.to(depth)
-    rays = torch.stack([(uv[..., 0] - K[0, 2]) / K[0, 0], (uv[..., 1] - K[1, 2]) / K[1, 1], torch.ones_like(depth)], -1)
-    return rays * depth[..., None]
+    return pixel_rays(*depth.shape, K, depth.device).to(depth.dtype) * depth[..., None]
 
 
 def project(points: torch.Tensor, K: torch.Tensor) -> torch.Tensor:

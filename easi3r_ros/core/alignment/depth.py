@@ -28,14 +28,16 @@ def fuse(depths: torch.Tensor, confidences: torch.Tensor) -> tuple[torch.Tensor,
     """(n, h, w) depth and confidence of the same view -> one (h, w) depth and confidence.
 
     Starts from the most confident estimate per pixel and averages the logarithm of depth with those that agree with it:
-    two surfaces at an edge are not mixed, and noise does not shrink the world frame by frame, as averaging inverse depth
-    would. NaN or non-positive depth counts as unknown; NaN where all are.
+    two surfaces at an edge are not mixed, and noise does not shrink the world frame by frame, as the mean of inverse
+    depth would. NaN or non-positive depth counts as unknown; NaN where all are.
     """
     known = torch.isfinite(depths) & (depths > 0)
     logarithm = torch.where(known, depths, torch.ones_like(depths)).log()
     # The floor keeps a value for pixels about which every estimate is unsure.
     weight = torch.where(known, information(confidences) + 1e-4, torch.zeros_like(depths))
-    best = logarithm.gather(0, weight.argmax(0, keepdim=True))
+    best, most = logarithm[0], weight[0]
+    for candidate, strength in zip(logarithm[1:], weight[1:], strict=True):  # a few maps: faster than argmax over them
+        best, most = torch.where(strength > most, candidate, best), torch.maximum(strength, most)
     weight = weight * ((logarithm - best).abs() <= AGREEMENT)
     total = weight.sum(0)
     fused = ((weight * logarithm).sum(0) / total.clamp(min=1e-12)).exp()
@@ -44,19 +46,18 @@ def fuse(depths: torch.Tensor, confidences: torch.Tensor) -> tuple[torch.Tensor,
 
 
 def carry(
-    points_in_cam: torch.Tensor, confidence: torch.Tensor, valid: torch.Tensor, lookup: torch.Tensor, K: torch.Tensor
+    z: torch.Tensor, confidence: torch.Tensor, valid: torch.Tensor, lookup: torch.Tensor, K: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Depth known in an earlier frame, at the pixels of a new one.
 
-    points_in_cam: (h, w, 3) the earlier frame's points in the new camera; confidence, valid: (h, w) of the earlier
-    frame; lookup: (h, w, 3) where the new frame's pixels are, in the earlier camera (only their direction matters).
+    z: (h, w) depth of the earlier frame's points in the new camera; confidence, valid: (h, w) of the earlier frame;
+    lookup: (h, w, 3) where the new frame's pixels are, in the earlier camera (only their direction matters).
     Returns (h, w) depth (NaN where unknown) and confidence in the new frame.
     """
     height, width = confidence.shape
     u, v = project(lookup, K).unbind(-1)
     inside = (lookup[..., 2] > 0) & (u >= 0) & (u <= width - 1) & (v >= 0) & (v <= height - 1)
     grid = torch.stack([2 * u / (width - 1) - 1, 2 * v / (height - 1) - 1], -1)  # as grid_sample wants it: [-1, 1]
-    z = points_in_cam[..., 2]
     known = (valid & (z > 0)).to(z)
     logarithm = torch.where(known > 0, z, torch.ones_like(z)).log()
     samples = _sample(torch.stack([logarithm, logarithm**2, known, confidence]), grid, "bilinear")

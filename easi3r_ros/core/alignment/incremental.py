@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from easi3r_ros.core.geometry import (
 )
 from easi3r_ros.core.types import AlignedFrame, PairGeometry, TrackingState
 
-SAMPLE_STRIDE = 4  # registration uses every 4th pixel: thousands of points determine six numbers
+SAMPLES = 2000  # pixels per pair from which poses and scales are estimated: more would not make them better
 PARALLAX_SHARE = 0.15  # share of confident pixels from which a pair may fix the world
 LOST_INLIERS, WEAK_INLIERS = 0.3, 0.6  # weighted share of points that reproject within the inlier threshold
 CARRY_DECAY = 0.97  # carried confidence fades, so that new measurements win over old mistakes
@@ -45,6 +46,16 @@ class _Anchor:
 
     frame: AlignedFrame
     static: torch.Tensor  # (h, w) float32 weight, 1 where static
+
+    @cached_property
+    def points(self) -> torch.Tensor:
+        """(h, w, 3) float32 in its own camera; NaN where its depth is not known."""
+        return unproject(self.frame.depth, torch.from_numpy(self.frame.K))
+
+    @cached_property
+    def known(self) -> bool:
+        """Whether it has any depth to register to."""
+        return bool((self.frame.confidence > 1.0).any())
 
     @property
     def world_from_cam(self) -> torch.Tensor:
@@ -152,14 +163,14 @@ class IncrementalAligner:
 
     def _pair_pose(self, pair: PairGeometry, static_b: torch.Tensor, K: np.ndarray) -> torch.Tensor:
         """(4, 4) b_from_a of a pair, in pair units: PnP of b's points (in a's camera) on b's own pixels."""
-        step = slice(SAMPLE_STRIDE // 2, None, SAMPLE_STRIDE)
-        points = pair.points_b[step, step].reshape(-1, 3)
+        step = _sampling(pair.points_b.shape[:2])
+        points = pair.points_b[step].reshape(-1, 3)
         weights = (information(pair.conf_b) + PAIR_CONFIDENCE_FLOOR) * static_b
-        pixels = pixel_grid(*pair.points_b.shape[:2], device=points.device)[step, step].reshape(-1, 2)
+        pixels = pixel_grid(*pair.points_b.shape[:2], device=points.device)[step].reshape(-1, 2)
         start = torch.eye(4, dtype=torch.float64, device=points.device)
         K_ = torch.from_numpy(K).to(points.device)
         # `register` returns world_from_cam with a as the world and b as the camera: a_from_b.
-        a_from_b = register(points, pixels, weights[step, step].reshape(-1), K_, start, 30).world_from_cam
+        a_from_b = register(points, pixels, weights[step].reshape(-1), K_, start, 30).world_from_cam
         return invert_se3(a_from_b).cpu()
 
     def _found_world(self, pair: PairGeometry, anchor: _Anchor, b_from_a: torch.Tensor, K: np.ndarray) -> None:
@@ -204,22 +215,23 @@ class IncrementalAligner:
     def _anchor_of(self, pair: PairGeometry, index: int) -> _Anchor | None:
         """The earlier frame of a pair, if the world knows its depth."""
         anchor = self._anchors.get(pair.b if pair.a == index else pair.a)
-        known = anchor is not None and bool((anchor.frame.confidence > 1.0).any())
-        return anchor if known else None
+        return anchor if anchor is not None and anchor.known else None
 
     def _register(self, index: int, pairs: Sequence[PairGeometry], K: np.ndarray) -> Registration:
-        step = slice(SAMPLE_STRIDE // 2, None, SAMPLE_STRIDE)
         K_ = torch.from_numpy(K)
         world, seen, weights, starts = [], [], [], []
         for pair in pairs:
             if pair.a != index:
                 continue
             anchor = self._anchor_of(pair, index)
-            points = _world_points(anchor.frame)[step, step].reshape(-1, 3)
-            in_new = pair.points_b[step, step].reshape(-1, 3)
+            step = _sampling(pair.points_b.shape[:2])
+            points = transform(anchor.world_from_cam.to(pair.points_b), anchor.points[step]).reshape(-1, 3)
+            in_new = pair.points_b[step].reshape(-1, 3)
             # The anchor's own confidence: a still camera has pairs without parallax, yet its world is well known.
-            weight = information(anchor.frame.confidence) * (information(pair.conf_b) + PAIR_CONFIDENCE_FLOOR)
-            weight = (weight * anchor.static)[step, step].reshape(-1)
+            weight = information(anchor.frame.confidence[step]) * (
+                information(pair.conf_b[step]) + PAIR_CONFIDENCE_FLOOR
+            )
+            weight = (weight * anchor.static[step]).reshape(-1)
             weight = torch.where((in_new[:, 2] > 0) & torch.isfinite(points[:, 2]), weight, torch.zeros_like(weight))
             world.append(torch.nan_to_num(points))
             seen.append(project(in_new, K_))
@@ -242,7 +254,7 @@ class IncrementalAligner:
 
     def _depth(self, index, pairs, static, world_from_cam) -> tuple[torch.Tensor, torch.Tensor, float]:
         """(h, w) depth and confidence of the new frame, and how well the pairs agree with the world (relative)."""
-        cam_from_world = invert_se3(world_from_cam).float()
+        cam_from_world = invert_se3(world_from_cam)
         views = []
         for pair in pairs:
             view = self._from_new if pair.a == index else self._from_anchor
@@ -256,37 +268,39 @@ class IncrementalAligner:
 
     def _from_new(self, pair, anchor, static, cam_from_world) -> _DepthView:
         """Depth from a pair (new, anchor): its own view a, scaled so that view b has the anchor's depth."""
-        expected = transform(cam_from_world, _world_points(anchor.frame))[..., 2]
-        weight = information(anchor.frame.confidence) * information(pair.conf_b) * anchor.static
+        step = _sampling(static.shape)
+        expected = _depth_after(cam_from_world @ anchor.world_from_cam, anchor.points[step])
+        measured = pair.points_b[..., 2][step]
+        weight = (information(anchor.frame.confidence) * information(pair.conf_b) * anchor.static)[step]
         try:
-            scale = pair_scale(expected, pair.points_b[..., 2], weight)
+            scale = pair_scale(expected, measured, weight)
         except ValueError:
             return _DepthView([])  # no parallax: this pair knows no depth
-        residual = _relative_residual(scale * pair.points_b[..., 2], expected, weight)
+        residual = _relative_residual(scale * measured, expected, weight)
         return _DepthView([(scale * pair.points_a[..., 2], pair.conf_a)], residual=residual)
 
     def _from_anchor(self, pair, anchor, static, cam_from_world) -> _DepthView:
         """Depth from a pair (anchor, new): its view b, and the anchor's own depth carried to where b's pixels were."""
-        frame = anchor.frame
-        in_new = transform(cam_from_world, _world_points(frame))  # (h, w, 3)
-        fading = 1.0 + CARRY_DECAY * (frame.confidence - 1.0)
+        frame, step = anchor.frame, _sampling(static.shape)
+        new_from_anchor = cam_from_world @ anchor.world_from_cam
+        in_new = _depth_after(new_from_anchor, anchor.points)
         carried, carried_confidence = carry(
             in_new,
-            fading,
-            torch.isfinite(in_new[..., 2]) & (anchor.static > 0.5),
+            1.0 + CARRY_DECAY * (frame.confidence - 1.0),
+            torch.isfinite(in_new) & (anchor.static > 0.5),
             pair.points_b,
             torch.from_numpy(frame.K),
         )
-        weight = information(frame.confidence) * information(pair.conf_a) * anchor.static
+        weight = (information(frame.confidence) * information(pair.conf_a) * anchor.static)[step]
+        expected, seen = frame.depth[step], pair.points_a[..., 2][step]
         estimates, residual = [], None
         try:
-            scale = pair_scale(frame.depth, pair.points_a[..., 2], weight)
+            scale = pair_scale(expected, seen, weight)
         except ValueError:
             pass  # no parallax: only the carried depth remains
         else:
-            new_from_anchor = cam_from_world @ anchor.world_from_cam.to(cam_from_world)
-            measured = transform(new_from_anchor, scale * pair.points_b)[..., 2]
-            residual = _relative_residual(scale * pair.points_a[..., 2], frame.depth, weight)
+            measured = _depth_after(new_from_anchor, scale * pair.points_b)
+            residual = _relative_residual(scale * seen, expected, weight)
             estimates.append((measured, pair.conf_b))
             hidden = occluded(carried, measured, pair.conf_b, self.config.min_confidence)
             carried = torch.where(hidden, torch.full_like(carried, torch.nan), carried)
@@ -318,10 +332,16 @@ class IncrementalAligner:
 _PLACED = (TrackingState.TRACKING, TrackingState.DEGRADED)
 
 
-def _world_points(frame: AlignedFrame) -> torch.Tensor:
-    """(h, w, 3) float32 world points of a frame; NaN where its depth is not known."""
-    pose = torch.from_numpy(frame.world_from_cam).to(frame.depth)
-    return transform(pose, unproject(frame.depth, torch.from_numpy(frame.K)))
+def _sampling(shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Index of a regular sub-grid of about SAMPLES pixels of an (h, w) map."""
+    stride = max(1, round((shape[0] * shape[1] / SAMPLES) ** 0.5))
+    return (slice(stride // 2, None, stride),) * 2
+
+
+def _depth_after(other_from_cam: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """z of (..., 3) points after a rigid transform."""
+    row = other_from_cam[2].to(points)
+    return points @ row[:3] + row[3]
 
 
 def _hold_scale(depth: torch.Tensor, carried: list[torch.Tensor]) -> torch.Tensor:
@@ -330,7 +350,8 @@ def _hold_scale(depth: torch.Tensor, carried: list[torch.Tensor]) -> torch.Tenso
     Pairs have no scale of their own, and averaging noisy depth is biased by a fraction of a percent: without this the
     world would shrink frame by frame.
     """
-    ratio = torch.cat([(old / depth).flatten() for old in carried]) if carried else depth.new_empty(0)
+    step = _sampling(depth.shape)
+    ratio = torch.cat([(old / depth)[step].flatten() for old in carried]) if carried else depth.new_empty(0)
     ratio = ratio[torch.isfinite(ratio)]
     return depth * ratio.median() if ratio.numel() else depth
 

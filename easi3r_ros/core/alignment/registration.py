@@ -11,6 +11,7 @@ from easi3r_ros.core.geometry import hat, invert_se3, project, se3_exp, transfor
 NEAR = 1e-3  # points closer than this share of the median depth would dominate through 1/z
 CAUCHY_FLOOR_PX = 0.3  # below this a residual is sub-pixel noise, whatever its spread
 INLIER_PX = 3.0
+CONVERGED = 1e-6  # world units and radians
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def register(
         normal, gradient, _ = _normal_equations(world_points, pixels, weights, K, cam_from_world)
         step = -torch.linalg.solve(normal + 1e-9 * normal.diagonal().mean() * torch.eye(6).to(normal), gradient)
         cam_from_world = se3_exp(step) @ cam_from_world
-        if step.norm() < 1e-8:
+        if step.norm() < CONVERGED:
             break
     normal, _, error = _normal_equations(world_points, pixels, weights, K, cam_from_world)
     inliers = float((weights * (error < INLIER_PX)).sum() / weights.sum())
@@ -62,19 +63,19 @@ def _normal_equations(
     """(6, 6) Gauss-Newton matrix, (6,) gradient, (N,) reprojection error in pixels, at the given pose."""
     points = transform(cam_from_world, world_points)
     z = points[:, 2]
-    front = z > NEAR * z[z > 0].median() if bool((z > 0).any()) else z > 0
+    front = z > NEAR * z.median().clamp(min=0.0)
     residual = project(points, K) - pixels
     error = torch.where(front, residual.norm(dim=-1), residual.new_tensor(torch.inf))
-    sigma = max(CAUCHY_FLOOR_PX, 1.4826 * float(weighted_median(error, weights)))
+    sigma = max(CAUCHY_FLOOR_PX, 1.4826 * float(error[weights > 0].median()))
     w = torch.where(front, weights / (1.0 + (error / sigma) ** 2) / sigma**2, 0.0)
     jacobian = _projection_jacobian(points, K) @ torch.cat(
         [torch.eye(3, dtype=z.dtype, device=z.device).expand(len(z), 3, 3), -hat(points)], -1
     )  # (N, 2, 6)
     jacobian = torch.where(front[:, None, None], jacobian, 0.0)
     residual = torch.where(front[:, None], residual, 0.0)
-    weighted = w[:, None, None] * jacobian
-    normal = torch.einsum("nij,nik->jk", weighted, jacobian)
-    return normal, torch.einsum("nij,ni->j", weighted, residual), error
+    rows = jacobian.flatten(0, 1)  # (2N, 6)
+    weighted = (w[:, None, None] * jacobian).flatten(0, 1).mT  # (6, 2N)
+    return weighted @ rows, weighted @ residual.flatten(), error
 
 
 def _projection_jacobian(points: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
