@@ -43,6 +43,17 @@ def test_offsets_count_frames_seen_not_numbers():
     assert edges(window, (1, 2)) == [(30, 9), (9, 30), (30, 5), (5, 30)]
 
 
+def test_lost_frames_are_no_partners_while_there_are_others():
+    window = FrameWindow(4)
+    for index in range(4):
+        window.add(features(index))
+    window.mark_lost(2)
+    assert edges(window, (1,)) == [(3, 1), (1, 3)]
+    for index in (0, 1):
+        window.mark_lost(index)
+    assert edges(window, (1, 2)) == [(3, 2), (2, 3), (3, 1), (1, 3)]
+
+
 def test_evidence_leaves_with_its_frames_and_later_passes_replace():
     window = FrameWindow(2)
     for index in range(2):

@@ -15,7 +15,15 @@ from easi3r_ros.core.backbones import Backbone, build_backbone
 from easi3r_ros.core.config import PipelineConfig
 from easi3r_ros.core.motion import build_cue
 from easi3r_ros.core.preprocess import camera_intrinsics, prepare, to_camera
-from easi3r_ros.core.types import AlignedFrame, Frame, FrameResult, MotionEstimate, NetworkInput, PairGeometry
+from easi3r_ros.core.types import (
+    AlignedFrame,
+    Frame,
+    FrameResult,
+    MotionEstimate,
+    NetworkInput,
+    PairGeometry,
+    TrackingState,
+)
 from easi3r_ros.core.window import FrameWindow
 
 log = logging.getLogger(__name__)
@@ -75,6 +83,8 @@ class Pipeline:
             masks = {index: estimate.mask for index, estimate in motion.items()}
         with watch("alignment"):
             aligned = self._aligner.update(frame.index, geometry, masks, image.K, image.image.shape[:2])
+        if aligned.state is TrackingState.LOST:
+            self._window.mark_lost(frame.index)
         with watch("output"):
             return self._result(image, motion.get(frame.index), aligned, watch)
 

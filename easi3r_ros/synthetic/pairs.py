@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from easi3r_ros.core.types import PairEvidence, PairGeometry
-from easi3r_ros.synthetic.presets import build_scene
 from easi3r_ros.synthetic.raycast import View, cast
 from easi3r_ros.synthetic.render import Clip, view_of
+from easi3r_ros.synthetic.scene import Scene
 from easi3r_ros.synthetic.truth import points_in_view
 
 
@@ -34,15 +34,13 @@ class Truth:
     mask: np.ndarray  # (H, W) bool, True on movers
 
 
-def iter_truths(
-    preset: str, seed: int = 0, frames: int = 90, size: tuple[int, int] = (96, 72), rate: float = 30.0
-) -> Iterator[Truth]:
-    """As `iter_frames`, without colours: a thousand frames in seconds."""
-    scene = build_scene(preset, seed, duration=frames / rate)
+def iter_truths(scene: Scene, frames: int, size: tuple[int, int] = (96, 72), rate: float = 30.0) -> Iterator[Truth]:
+    """The frames of a scene without their colours: a thousand in seconds. size: (W, H); rate: Hz."""
+    shapes, instances = [part.shape for part in scene.parts], scene.instance_of_part()
     for index in range(frames):
         view = view_of(scene, index / rate, size)
-        hits = cast(view, [part.shape for part in scene.parts], *(np.arange(n, dtype=np.float64) for n in size))
-        yield Truth(index, view, hits.depth.astype(np.float32), hits.part, scene.instance_of_part()[hits.part] > 0)
+        hits = cast(view, shapes, *(np.arange(n, dtype=np.float64) for n in size))
+        yield Truth(index, view, hits.depth.astype(np.float32), hits.part, instances[hits.part] > 0)
 
 
 def simulate_pair(clip: Clip, a: int, b: int, rng: np.random.Generator, noise: PairNoise | None = None) -> PairGeometry:

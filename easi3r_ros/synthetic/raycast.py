@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from easi3r_ros.synthetic.shapes import Shape
+from easi3r_ros.synthetic.vectors import turned
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def cast(view: View, shapes: Sequence[Shape], us: np.ndarray, vs: np.ndarray) ->
         if window is None:
             continue
         seen = rays[window]
-        directions = seen.reshape(-1, 3) @ part_from_cam[:3, :3].T.astype(us.dtype)  # (h, w, 3) -> (h * w, 3)
+        directions = turned(part_from_cam[:3, :3], seen.reshape(-1, 3))  # (h, w, 3) -> (h * w, 3)
         t = shape.intersect(part_from_cam[:3, 3], directions).reshape(seen.shape[:2])
         nearer = t < depth[window]
         depth[window][nearer] = t[nearer]

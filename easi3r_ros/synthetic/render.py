@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,7 +82,11 @@ def render_clip(
 
     Raises ValueError for an unknown preset (`presets.PRESETS` has the names).
     """
-    rendered = list(iter_frames(preset, seed, frames, size, rate))
+    return stack_frames(list(iter_frames(preset, seed, frames, size, rate)), preset, seed, rate)
+
+
+def stack_frames(rendered: Sequence[RenderedFrame], preset: str, seed: int, rate: float) -> Clip:
+    """The clip made of the frames of `iter_frames` with these arguments."""
     return Clip(
         preset=preset,
         seed=seed,

@@ -6,7 +6,7 @@ import numpy as np
 
 from easi3r_ros.synthetic.raycast import Hits, View, pixel_rays
 from easi3r_ros.synthetic.scene import Light, Occluder, Part, Scene
-from easi3r_ros.synthetic.vectors import dot, length
+from easi3r_ros.synthetic.vectors import dot, length, turned
 
 GAMMA = 2.2
 
@@ -16,8 +16,7 @@ def shade(scene: Scene, view: View, hits: Hits, us: np.ndarray, vs: np.ndarray, 
     rays = pixel_rays(view.K, us, vs).astype(np.float32)
     points = (rays * hits.depth[..., None]).reshape(-1, 3)  # (H', W', 3) -> (N, 3), camera frame
     albedo, normals = _materials(scene.parts, view, hits, points, pixel=float(us[1] - us[0]) / view.K[0, 0])
-    rotation = view.world_from_cam[:3, :3].astype(np.float32)
-    world = points @ rotation.T + view.world_from_cam[:3, 3].astype(np.float32)
+    world = turned(view.world_from_cam[:3, :3], points) + view.world_from_cam[:3, 3].astype(np.float32)
     light = _light(scene.light, world, normals) * _openness(scene, hits, world, normals, seconds)
     linear = np.clip(albedo * light[:, None], 0, 1)
     return (255 * linear ** np.float32(1 / GAMMA)).reshape(*hits.depth.shape, 3)
@@ -37,12 +36,12 @@ def _materials(
             continue
         seen = points[rows]
         part_from_cam = (np.linalg.inv(view.world_from_part[number]) @ view.world_from_cam).astype(np.float32)
-        normal, uv, face = part.shape.surface(seen @ part_from_cam[:3, :3].T + part_from_cam[:3, 3])
-        facing = np.abs(dot(seen, normal @ part_from_cam[:3, :3])) / length(seen)
+        normal, uv, face = part.shape.surface(turned(part_from_cam[:3, :3], seen) + part_from_cam[:3, 3])
+        facing = np.abs(dot(seen, turned(part_from_cam[:3, :3].T, normal))) / length(seen)
         # A ray's footprint is an ellipse, 1 / facing as long as wide: its mean radius avoids both blur and aliasing.
         footprint = seen[:, 2] * pixel / np.sqrt(np.maximum(facing, 0.05))
         albedo[rows] = _sampled(part, uv, face, footprint)
-        normals[rows] = normal @ view.world_from_part[number][:3, :3].T.astype(np.float32)
+        normals[rows] = turned(view.world_from_part[number][:3, :3], normal)
     return albedo, normals
 
 
@@ -79,9 +78,9 @@ def _openness(scene: Scene, hits: Hits, points: np.ndarray, normals: np.ndarray,
 def _hidden_share(occluder: Occluder, points: np.ndarray, normals: np.ndarray, seconds: float) -> np.ndarray:
     """(N,) how much of the sky above each surface point the ellipsoid covers: cosine / distance^2 as a unit sphere."""
     pose = occluder.world_from_occluder(seconds)
-    sphere_from_world = (pose[:3, :3] / np.array(occluder.half)).astype(np.float32)  # for row vectors
-    towards = (pose[:3, 3].astype(np.float32) - points) @ sphere_from_world
-    normals = normals @ sphere_from_world
+    sphere_from_world = (pose[:3, :3] / np.array(occluder.half)).T
+    towards = turned(sphere_from_world, pose[:3, 3].astype(np.float32) - points)
+    normals = turned(sphere_from_world, normals)
     squared = np.maximum(dot(towards, towards), 1)
     lengths = np.sqrt(squared * np.maximum(dot(normals, normals), 1e-12))
     return np.maximum(dot(towards, normals), 0) / (lengths * squared)

@@ -171,7 +171,7 @@ class Cylinder(Shape):
 def _sphere(origin: np.ndarray, directions: np.ndarray, radius: float) -> np.ndarray:
     """First hit of rays with a sphere (3 columns) or an endless cylinder (2 columns) around the origin."""
     a = dot(directions, directions)
-    half_b = directions @ origin
+    half_b = dot(directions, origin)
     c = float(origin @ origin) - radius**2
     under_root = half_b**2 - a * directions.dtype.type(c)
     t = (-half_b - np.sqrt(np.maximum(under_root, 0))) / np.maximum(a, 1e-12)

@@ -33,10 +33,11 @@ from easi3r_ros.core.types import AlignedFrame, PairGeometry, TrackingState
 
 SAMPLES = 2000  # pixels per pair from which poses and scales are estimated: more would not make them better
 PARALLAX_SHARE = 0.15  # share of confident pixels from which a pair may fix the world
-LOST_INLIERS, WEAK_INLIERS = 0.3, 0.6  # weighted share of points that reproject within the inlier threshold
+LOST_INLIERS, WEAK_INLIERS = 0.3, 0.7  # weighted share of points that reproject within the inlier threshold
 CARRY_DECAY = 0.97  # carried confidence fades, so that new measurements win over old mistakes
 MAX_CONFIDENCE = 50.0  # beyond it a pixel would never be corrected again
 PAIR_CONFIDENCE_FLOOR = 0.05  # a pair without parallax knows no depth but still knows the rotation
+MAX_PIXEL_NOISE = 0.02  # radians; a pair that misplaces its own pixels by more is garbage
 PRIOR_SIGMA = 1e3  # covariance of a pose about which nothing is known, in world units / radians
 
 
@@ -219,12 +220,13 @@ class IncrementalAligner:
 
     def _register(self, index: int, pairs: Sequence[PairGeometry], K: np.ndarray) -> Registration:
         K_ = torch.from_numpy(K)
-        world, seen, weights, starts = [], [], [], []
+        world, seen, weights, starts, noise = [], [], [], [], []
         for pair in pairs:
-            if pair.a != index:
+            step = _sampling(pair.points_b.shape[:2])
+            pixel_noise = _pixel_noise(pair, K_, step)
+            if pair.a != index or pixel_noise > MAX_PIXEL_NOISE * K[0, 0]:
                 continue
             anchor = self._anchor_of(pair, index)
-            step = _sampling(pair.points_b.shape[:2])
             points = transform(anchor.world_from_cam.to(pair.points_b), anchor.points[step]).reshape(-1, 3)
             in_new = pair.points_b[step].reshape(-1, 3)
             # The anchor's own confidence: a still camera has pairs without parallax, yet its world is well known.
@@ -236,14 +238,14 @@ class IncrementalAligner:
             world.append(torch.nan_to_num(points))
             seen.append(project(in_new, K_))
             weights.append(weight)
+            noise.append(pixel_noise)
             starts.append((float(weight.sum()), in_new, world[-1], weight))
         if not world:
-            raise ValueError("no pair with a frame whose depth is known")
+            raise ValueError("no usable pair with a frame whose depth is known")
         start = self._start(max(starts, key=lambda item: item[0]))
         device = world[0].device
-        return register(
-            torch.cat(world), torch.cat(seen), torch.cat(weights), K_.to(device), start, self.config.iterations
-        )
+        points, pixels, weight = torch.cat(world), torch.cat(seen), torch.cat(weights)
+        return register(points, pixels, weight, K_.to(device), start, self.config.iterations, max(noise))
 
     def _start(self, strongest: tuple) -> torch.Tensor:
         """(4, 4) initial world_from_cam: weighted Procrustes on the strongest pair (METHOD 7)."""
@@ -336,6 +338,12 @@ def _sampling(shape: tuple[int, ...]) -> tuple[slice, slice]:
     """Index of a regular sub-grid of about SAMPLES pixels of an (h, w) map."""
     stride = max(1, round((shape[0] * shape[1] / SAMPLES) ** 0.5))
     return (slice(stride // 2, None, stride),) * 2
+
+
+def _pixel_noise(pair: PairGeometry, K: torch.Tensor, step: tuple[slice, slice]) -> float:
+    """How far, in pixels, the backbone puts a's points from a's own pixels: its error across the rays (median)."""
+    truth = pixel_grid(*pair.points_a.shape[:2], device=pair.points_a.device)[step]
+    return float((project(pair.points_a[step], K) - truth).norm(dim=-1).median())
 
 
 def _depth_after(other_from_cam: torch.Tensor, points: torch.Tensor) -> torch.Tensor:

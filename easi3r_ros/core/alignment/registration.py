@@ -9,8 +9,9 @@ import torch
 from easi3r_ros.core.geometry import hat, invert_se3, project, se3_exp, transform, weighted_median
 
 NEAR = 1e-3  # points closer than this share of the median depth would dominate through 1/z
-CAUCHY_FLOOR_PX = 0.3  # below this a residual is sub-pixel noise, whatever its spread
-INLIER_PX = 3.0
+CAUCHY_FLOOR = 1e-3  # radians; a residual below this is sub-pixel noise, whatever its spread
+INLIER = 6e-3  # radians; 1.6 pixels of a 320 pixel image
+INLIER_NOISE = 2.5  # or this many times the noise of the pixels themselves, whichever is more
 CONVERGED = 1e-6  # world units and radians
 
 
@@ -21,7 +22,7 @@ class Registration:
     world_from_cam: torch.Tensor  # (4, 4) float64
     information: torch.Tensor  # (6, 6) float64 of the camera-frame twist (translation, rotation)
     residual_px: float  # weighted median reprojection error
-    inliers: float  # weighted share of points within INLIER_PX
+    inliers: float  # weighted share of points that agree with the pose
 
 
 def register(
@@ -31,25 +32,31 @@ def register(
     K: torch.Tensor,
     world_from_cam: torch.Tensor,
     iterations: int = 10,
+    noise_px: float = 0.0,
 ) -> Registration:
     """Minimise sum_i weights_i * cauchy(|project(cam_from_world X_i) - pixel_i| / sigma) over the camera pose.
 
     world_points: (N, 3); pixels: (N, 2); weights: (N,) >= 0; K: (3, 3); world_from_cam: (4, 4) initial pose.
-    sigma follows the residuals (median absolute deviation), so that far starts and noisy images both converge.
-    Raises ValueError with fewer than 6 weighted points: the pose would be undetermined.
+    noise_px: what is known of the error of `pixels`. sigma follows the residuals (median absolute deviation), so that
+    far starts and noisy images both converge.
+    Raises ValueError if the points do not determine a pose: fewer than 6 with weight, or none in front of the camera.
     """
     world_points, pixels, weights, K = (x.double() for x in (world_points, pixels, weights, K))
     if int((weights > 0).sum()) < 6:
         raise ValueError("fewer than 6 static points with known depth")
+    focal = float(K[0, 0])
+    floor, inlier = max(CAUCHY_FLOOR * focal, noise_px), max(INLIER * focal, INLIER_NOISE * noise_px)
     cam_from_world = invert_se3(world_from_cam.double())
     for _ in range(iterations):
-        normal, gradient, _ = _normal_equations(world_points, pixels, weights, K, cam_from_world)
+        normal, gradient, _ = _normal_equations(world_points, pixels, weights, K, cam_from_world, floor)
+        if not bool(normal.diagonal().amin() > 0):
+            raise ValueError("no static point with known depth is in front of the camera")
         step = -torch.linalg.solve(normal + 1e-9 * normal.diagonal().mean() * torch.eye(6).to(normal), gradient)
         cam_from_world = se3_exp(step) @ cam_from_world
         if step.norm() < CONVERGED:
             break
-    normal, _, error = _normal_equations(world_points, pixels, weights, K, cam_from_world)
-    inliers = float((weights * (error < INLIER_PX)).sum() / weights.sum())
+    normal, _, error = _normal_equations(world_points, pixels, weights, K, cam_from_world, floor)
+    inliers = float((weights * (error < inlier)).sum() / weights.sum())
     return Registration(invert_se3(cam_from_world), normal, float(weighted_median(error, weights)), inliers)
 
 
@@ -59,6 +66,7 @@ def _normal_equations(
     weights: torch.Tensor,
     K: torch.Tensor,
     cam_from_world: torch.Tensor,
+    floor: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(6, 6) Gauss-Newton matrix, (6,) gradient, (N,) reprojection error in pixels, at the given pose."""
     points = transform(cam_from_world, world_points)
@@ -66,7 +74,7 @@ def _normal_equations(
     front = z > NEAR * z.median().clamp(min=0.0)
     residual = project(points, K) - pixels
     error = torch.where(front, residual.norm(dim=-1), residual.new_tensor(torch.inf))
-    sigma = max(CAUCHY_FLOOR_PX, 1.4826 * float(error[weights > 0].median()))
+    sigma = max(floor, 1.4826 * float(error[weights > 0].median()))
     w = torch.where(front, weights / (1.0 + (error / sigma) ** 2) / sigma**2, 0.0)
     jacobian = _projection_jacobian(points, K) @ torch.cat(
         [torch.eye(3, dtype=z.dtype, device=z.device).expand(len(z), 3, 3), -hat(points)], -1

@@ -21,7 +21,7 @@ def static(rng: np.random.Generator, duration: float) -> Scene:
 
 def walkers(rng: np.random.Generator, duration: float) -> Scene:
     """Three people walk about in front of the camera, 2 to 4 m away."""
-    interior, camera = interior(rng), _camera(rng, duration)
+    surroundings, camera = interior(rng), _camera(rng, duration)
     people = []
     for number, (x, y) in enumerate(((-0.2, 0.35), (0.75, -0.75), (1.55, 0.5)), start=1):
         walk = EllipseWalk(
@@ -33,10 +33,11 @@ def walkers(rng: np.random.Generator, duration: float) -> Scene:
             bob=0.02,
         )
         people.append(walker(rng, f"walker {number}", walk))
-    return Scene((*interior, *people), camera, lamp())
+    return Scene((*surroundings, *people), camera, lamp())
 
 
 def lamp() -> Light:
+    """Below the ceiling, a little left of the middle."""
     return Light(position=(-0.8, 0.6, 2.5))
 
 
@@ -59,6 +60,7 @@ def _camera(rng: np.random.Generator, duration: float) -> Camera:
 
 
 def interior(rng: np.random.Generator) -> tuple[SceneObject, ...]:
+    """The room and its furniture."""
     carton = speckle(rng, (0.45, 0.30, 0.17), 0.25)
     chest = speckle(rng, furniture.WOOD[rng.integers(3)], 0.3)
     rug = fabric(rng, [(0.35, 0.08, 0.07), (0.55, 0.42, 0.28), (0.09, 0.11, 0.22)], side=512, metres=1.5)

@@ -14,7 +14,12 @@ from easi3r_ros.synthetic.scene import Camera, Scene
 
 BODY_FROM_OPTICAL = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])  # REP-103
 ROUND = EllipseWalk(centre=(0.0, 0.0, 1.45), axes=(1.7, 1.4), yaw=0.0, speed=0.5, phase=0.0)
-AHEAD = ((0.62, -0.1), (0.72, -0.75), (0.9, 0.35), (1.0, -0.45))  # people: radians ahead of the camera, metres to its left
+AHEAD = (
+    (0.62, -0.1),
+    (0.72, -0.75),
+    (0.9, 0.35),
+    (1.0, -0.45),
+)  # people: radians ahead of the camera, metres to its left
 
 
 @dataclass(frozen=True, eq=False)
