@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from easi3r_ros.core.alignment.depth import carry, fuse, information, occluded, pair_scale
-from easi3r_ros.core.alignment.registration import Registration, register
+from easi3r_ros.core.alignment.registration import Registration, median_error, register, robust_similarity
 from easi3r_ros.core.config import AlignmentConfig
 from easi3r_ros.core.geometry import (
     focal_from_pointmap,
@@ -27,7 +27,6 @@ from easi3r_ros.core.geometry import (
     project,
     transform,
     unproject,
-    weighted_procrustes,
 )
 from easi3r_ros.core.types import AlignedFrame, PairGeometry, TrackingState
 
@@ -61,6 +60,17 @@ class _Anchor:
     @property
     def world_from_cam(self) -> torch.Tensor:
         return torch.from_numpy(self.frame.world_from_cam)
+
+
+@dataclass(frozen=True)
+class _Observation:
+    """Points of an anchor, and where one pair sees them from the new frame."""
+
+    world: torch.Tensor  # (N, 3) world points
+    in_new: torch.Tensor  # (N, 3) the same in the new camera, pair units
+    pixels: torch.Tensor  # (N, 2) their projection
+    weights: torch.Tensor  # (N,) >= 0
+    noise_px: float  # error of the pixels
 
 
 @dataclass(frozen=True)
@@ -219,40 +229,37 @@ class IncrementalAligner:
         return anchor if anchor is not None and anchor.known else None
 
     def _register(self, index: int, pairs: Sequence[PairGeometry], K: np.ndarray) -> Registration:
-        K_ = torch.from_numpy(K)
-        world, seen, weights, starts, noise = [], [], [], [], []
-        for pair in pairs:
-            step = _sampling(pair.points_b.shape[:2])
-            pixel_noise = _pixel_noise(pair, K_, step)
-            if pair.a != index or pixel_noise > MAX_PIXEL_NOISE * K[0, 0]:
-                continue
-            anchor = self._anchor_of(pair, index)
-            points = transform(anchor.world_from_cam.to(pair.points_b), anchor.points[step]).reshape(-1, 3)
-            in_new = pair.points_b[step].reshape(-1, 3)
-            # The anchor's own confidence: a still camera has pairs without parallax, yet its world is well known.
-            weight = information(anchor.frame.confidence[step]) * (
-                information(pair.conf_b[step]) + PAIR_CONFIDENCE_FLOOR
-            )
-            weight = (weight * anchor.static[step]).reshape(-1)
-            weight = torch.where((in_new[:, 2] > 0) & torch.isfinite(points[:, 2]), weight, torch.zeros_like(weight))
-            world.append(torch.nan_to_num(points))
-            seen.append(project(in_new, K_))
-            weights.append(weight)
-            noise.append(pixel_noise)
-            starts.append((float(weight.sum()), in_new, world[-1], weight))
-        if not world:
+        intrinsics_ = torch.from_numpy(K)
+        seen = [self._observe(pair, self._anchor_of(pair, index), intrinsics_) for pair in pairs if pair.a == index]
+        seen = [item for item in seen if item.noise_px <= MAX_PIXEL_NOISE * K[0, 0]]
+        if not seen:
             raise ValueError("no usable pair with a frame whose depth is known")
-        start = self._start(max(starts, key=lambda item: item[0]))
-        device = world[0].device
-        points, pixels, weight = torch.cat(world), torch.cat(seen), torch.cat(weights)
-        return register(points, pixels, weight, K_.to(device), start, self.config.iterations, max(noise))
-
-    def _start(self, strongest: tuple) -> torch.Tensor:
-        """(4, 4) initial world_from_cam: weighted Procrustes on the strongest pair (METHOD 7)."""
-        total, in_new, world, weight = strongest
-        if not total > 0:
+        strongest = max(seen, key=lambda item: float(item.weights.sum()))
+        if not bool((strongest.weights > 0).any()):
             raise ValueError("no static pixel with known depth is seen again")
-        return weighted_procrustes(in_new, world, weight)[0]
+        world, pixels, weights = (
+            torch.cat([getattr(s, name) for s in seen]) for name in ("world", "pixels", "weights")
+        )
+        intrinsics_ = intrinsics_.to(world.device)
+        # Where the camera was, for the usual small step; Procrustes (METHOD 7), for a leap after dropped frames.
+        starts = [
+            torch.from_numpy(self._pose).to(world.device),
+            robust_similarity(strongest.in_new, strongest.world, strongest.weights),
+        ]
+        start = min(starts, key=lambda pose: median_error(world, pixels, weights, intrinsics_, pose))
+        noise = max(item.noise_px for item in seen)
+        return register(world, pixels, weights, intrinsics_, start, self.config.iterations, noise)
+
+    def _observe(self, pair: PairGeometry, anchor: _Anchor, K: torch.Tensor) -> _Observation:
+        """What pair (new, anchor) says about where the anchor's points are seen now."""
+        step = _sampling(pair.points_b.shape[:2])
+        world = transform(anchor.world_from_cam.to(pair.points_b), anchor.points[step]).reshape(-1, 3)
+        in_new = pair.points_b[step].reshape(-1, 3)
+        # The anchor's own confidence: a still camera has pairs without parallax, yet its world is well known.
+        weights = information(anchor.frame.confidence[step]) * (information(pair.conf_b[step]) + PAIR_CONFIDENCE_FLOOR)
+        weights = (weights * anchor.static[step]).reshape(-1)
+        weights = torch.where((in_new[:, 2] > 0) & torch.isfinite(world[:, 2]), weights, torch.zeros_like(weights))
+        return _Observation(torch.nan_to_num(world), in_new, project(in_new, K), weights, _pixel_noise(pair, K, step))
 
     def _depth(self, index, pairs, static, world_from_cam) -> tuple[torch.Tensor, torch.Tensor, float]:
         """(h, w) depth and confidence of the new frame, and how well the pairs agree with the world (relative)."""

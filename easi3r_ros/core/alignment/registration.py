@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from easi3r_ros.core.geometry import hat, invert_se3, project, se3_exp, transform, weighted_median
+from easi3r_ros.core.geometry import hat, invert_se3, project, se3_exp, transform, weighted_median, weighted_procrustes
 
 NEAR = 1e-3  # points closer than this share of the median depth would dominate through 1/z
 CAUCHY_FLOOR = 1e-3  # radians; a residual below this is sub-pixel noise, whatever its spread
@@ -23,6 +23,40 @@ class Registration:
     information: torch.Tensor  # (6, 6) float64 of the camera-frame twist (translation, rotation)
     residual_px: float  # weighted median reprojection error
     inliers: float  # weighted share of points that agree with the pose
+
+
+def robust_similarity(
+    source: torch.Tensor, target: torch.Tensor, weights: torch.Tensor, iterations: int = 5
+) -> torch.Tensor:
+    """(4, 4) rigid part of target ~ scale * R source + t, by re-weighted Procrustes. source, target: (N, 3).
+
+    Residuals count relative to the distance: a pointmap's far points are wrong by metres, its near ones by millimetres.
+    Raises ValueError if nothing has weight.
+    """
+    source, target = source.double(), target.double()
+    precision = weights.double() / source.norm(dim=-1).clamp(min=1e-9) ** 2
+    robust = torch.ones_like(precision)
+    for _ in range(iterations):
+        rigid, scale = weighted_procrustes(source, target, precision * robust)
+        residual = (transform(rigid, scale * source) - target).norm(dim=-1) / (scale * source).norm(dim=-1).clamp(
+            min=1e-9
+        )
+        sigma = residual[weights > 0].median().clamp(min=1e-4)
+        robust = 1.0 / (1.0 + (residual / sigma) ** 2)
+    return rigid
+
+
+def median_error(
+    world_points: torch.Tensor,
+    pixels: torch.Tensor,
+    weights: torch.Tensor,
+    K: torch.Tensor,
+    world_from_cam: torch.Tensor,
+) -> float:
+    """Median reprojection error in pixels of the points with weight; points behind the camera are infinitely wrong."""
+    points = transform(invert_se3(world_from_cam.double()), world_points.double())
+    error = (project(points, K) - pixels).norm(dim=-1)
+    return float(torch.where(points[:, 2] > 0, error, error.new_tensor(torch.inf))[weights > 0].median())
 
 
 def register(
