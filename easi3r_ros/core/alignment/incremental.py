@@ -30,7 +30,7 @@ from easi3r_ros.core.geometry import (
 )
 from easi3r_ros.core.types import AlignedFrame, PairGeometry, TrackingState
 
-SAMPLES = 2000  # pixels per pair from which poses and scales are estimated: more would not make them better
+SAMPLES = 1500  # pixels per pair from which poses and scales are estimated: more would not make them better
 PARALLAX_SHARE = 0.15  # share of confident pixels from which a pair may fix the world
 LOST_INLIERS, WEAK_INLIERS = 0.3, 0.7  # weighted share of points that reproject within the inlier threshold
 CARRY_DECAY = 0.97  # carried confidence fades, so that new measurements win over old mistakes

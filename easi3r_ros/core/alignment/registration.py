@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from easi3r_ros.core.geometry import hat, invert_se3, project, se3_exp, transform, weighted_median, weighted_procrustes
+from easi3r_ros.core.geometry import invert_se3, project, se3_exp, transform, weighted_median, weighted_procrustes
 
 NEAR = 1e-3  # points closer than this share of the median depth would dominate through 1/z
 CAUCHY_FLOOR = 1e-3  # radians; a residual below this is sub-pixel noise, whatever its spread
@@ -110,20 +110,18 @@ def _normal_equations(
     error = torch.where(front, residual.norm(dim=-1), residual.new_tensor(torch.inf))
     sigma = max(floor, 1.4826 * float(error[weights > 0].median()))
     w = torch.where(front, weights / (1.0 + (error / sigma) ** 2) / sigma**2, 0.0)
-    jacobian = _projection_jacobian(points, K) @ torch.cat(
-        [torch.eye(3, dtype=z.dtype, device=z.device).expand(len(z), 3, 3), -hat(points)], -1
-    )  # (N, 2, 6)
-    jacobian = torch.where(front[:, None, None], jacobian, 0.0)
+    jacobian = torch.where(front[:, None, None], _jacobian(points, K), 0.0)
     residual = torch.where(front[:, None], residual, 0.0)
     rows = jacobian.flatten(0, 1)  # (2N, 6)
     weighted = (w[:, None, None] * jacobian).flatten(0, 1).mT  # (6, 2N)
     return weighted @ rows, weighted @ residual.flatten(), error
 
 
-def _projection_jacobian(points: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
-    """(N, 3) camera points -> (N, 2, 3) derivative of their pixels."""
-    x, y, z = points.unbind(-1)
-    zero, inverse = torch.zeros_like(z), 1.0 / z.clamp(min=1e-9)
-    u_row = torch.stack([K[0, 0] * inverse, zero, -K[0, 0] * x * inverse**2], -1)
-    v_row = torch.stack([zero, K[1, 1] * inverse, -K[1, 1] * y * inverse**2], -1)
+def _jacobian(points: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
+    """(N, 3) camera points -> (N, 2, 6) derivative of their pixels by a twist of the camera, translation first."""
+    inverse = 1.0 / points[:, 2].clamp(min=1e-9)
+    x, y = points[:, 0] * inverse, points[:, 1] * inverse
+    zero = torch.zeros_like(x)
+    u_row = K[0, 0] * torch.stack([inverse, zero, -x * inverse, -x * y, 1 + x * x, -y], -1)
+    v_row = K[1, 1] * torch.stack([zero, inverse, -y * inverse, -(1 + y * y), x * y, x], -1)
     return torch.stack([u_row, v_row], -2)
