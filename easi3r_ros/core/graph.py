@@ -35,7 +35,7 @@ def offset_edges(frames: int, offsets: Iterable[int], cyclic: bool = False) -> l
             b = (a + offset) % frames if cyclic else a + offset
             if b < frames and a != b:
                 pairs.add((min(a, b), max(a, b)))
-    # Published results list their pairs in the order of a Python set; keeping it makes arrays comparable entry by entry.
+    # Published results list their pairs in the order of a Python set; keeping it makes them comparable entry by entry.
     forward = list(pairs)
     return forward + [(b, a) for a, b in forward]
 

@@ -1,0 +1,5 @@
+"""Frames from bags, videos and image folders; results to bags, trajectories, clouds, masks and videos. Needs no ROS."""
+
+from easi3r_ros.io.source import FrameSource, SourceError, open_source
+
+__all__ = ["FrameSource", "SourceError", "open_source"]

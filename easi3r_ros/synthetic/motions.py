@@ -85,13 +85,15 @@ class Handheld:
     arc: tuple[float, float, float]  # metres off the straight line at half way
     gaze_start: tuple[float, float, float]  # world point looked at in the beginning
     gaze_end: tuple[float, float, float]  # and at `duration`
-    duration: float  # seconds
+    duration: float  # seconds of one way
+    returns: bool  # walk to and fro, softly turning at the ends; else at constant speed and no further than `travel`
     sway: float  # metres, deviation of each axis
     shake: float  # radians, deviation of each angle
     waves: np.ndarray = field(repr=False)  # (6, K, 2): frequency in Hz and phase of each of the K waves per axis
 
     def __call__(self, seconds: float) -> np.ndarray:
         share = seconds / self.duration
+        share = (1 - np.cos(np.pi * share)) / 2 if self.returns else min(share, 1.0)
         wobble = np.sin(2 * np.pi * self.waves[..., 0] * seconds + self.waves[..., 1])
         wobble = wobble.sum(axis=1) * np.sqrt(2 / self.waves.shape[1])  # unit deviation
         position = np.array(self.start) + share * np.array(self.travel) + np.sin(np.pi * share) * np.array(self.arc)

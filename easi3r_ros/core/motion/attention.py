@@ -13,7 +13,6 @@ from torch import Tensor
 from easi3r_ros.core.attention import (
     WINDOW_SCOPE,
     AttentionMaps,
-    NormalisationScope,
     aggregate,
     fuse,
     normalise_per_frame,
@@ -80,9 +79,9 @@ def estimates(motion: AttentionMotion, threshold: float) -> dict[int, MotionEsti
 class AttentionCue(MotionCue):
     """Attention statistics to masks, over the frames of the window.
 
-    `mode: paper` computes all of it from the given frames alone, exactly as published. `mode: stream` follows a window that
-    moves: clusters keep their identity from call to call. With `scope: sequence`, normalisation and threshold
-    span every frame since the last reset instead of the window.
+    `mode: paper` computes all of it from the given frames alone, exactly as published. `mode: stream` follows a window
+    that moves: clusters keep their identity from call to call. With `scope: sequence`, normalisation and threshold span
+    every frame since the last reset instead of the window.
 
     In both modes a frame with fewer than two partners in either role is absent from the answer (see `aggregate`).
     """
@@ -124,17 +123,14 @@ class RunningThreshold:
     """The threshold over every frame of a stream: each frame counts once, with the last map that it had."""
 
     def __init__(self) -> None:
-        self._past: Histogram | None = None  # frames that left the window
+        self._past = Histogram.of_unit(np.empty(0))  # frames that left the window
         self._present: dict[int, Histogram] = {}
 
     def update(self, motion: AttentionMotion) -> float:
-        current = {
-            frame: Histogram.of_unit(motion.upsampled[i].numpy()) for i, frame in enumerate(motion.frames)
-        }
-        gone = [histogram for frame, histogram in self._present.items() if frame not in current]
-        self._past = _total([self._past, *gone])
+        current = {frame: Histogram.of_unit(motion.upsampled[i].numpy()) for i, frame in enumerate(motion.frames)}
+        self._past = sum((h for frame, h in self._present.items() if frame not in current), self._past)
         self._present = current
-        return best_threshold(_total([self._past, *current.values()]).partitions())
+        return best_threshold(sum(current.values(), self._past).partitions())
 
 
 def attention_of(evidence: Mapping[Edge, PairEvidence]) -> dict[Edge, PairAttention]:
@@ -145,11 +141,6 @@ def attention_of(evidence: Mapping[Edge, PairEvidence]) -> dict[Edge, PairAttent
             raise ValueError(f"pair {edge} carries no attention: the attention cue needs a DUSt3R-architecture network")
         attention[edge] = pair.attention
     return attention
-
-
-def _total(histograms: Sequence[Histogram | None]) -> Histogram | None:
-    known = [histogram for histogram in histograms if histogram is not None]
-    return sum(known[1:], known[0]) if known else None
 
 
 def _probability(values: Tensor, threshold: float) -> Tensor:

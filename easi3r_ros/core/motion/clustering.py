@@ -50,7 +50,7 @@ class TokenClusters:
 
 
 def spread_cluster_means(values: Tensor, labels: Tensor) -> Tensor:
-    """Every token gets the mean value of its cluster over all frames (eq. 14-15); both arguments and the answer (F, N)."""
+    """Every token gets the mean value of its cluster over all frames (eq. 14-15). Arguments and answer are (F, N)."""
     flat = labels.flatten()
     sums = torch.zeros(int(flat.max()) + 1, dtype=torch.float64).index_add_(0, flat, values.flatten().double())
     means = sums / torch.bincount(flat).clamp(min=1)

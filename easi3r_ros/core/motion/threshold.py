@@ -1,4 +1,4 @@
-"""One threshold for the maps of all frames: multi-Otsu with the published choice of the number of classes (METHOD 4)."""
+"""One threshold for the maps of all frames: multi-Otsu with the published choice of the class count (METHOD 4)."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from easi3r_ros.synthetic.textures import fabric, speckle
 
 HALF = (3.5, 3.0, 1.35)
 WALKING_SPEED = 0.5  # of the camera, metres per second
+LONGEST_WAY = 4.0  # seconds; in longer clips the camera goes to and fro
 
 
 def static(rng: np.random.Generator, duration: float) -> Scene:
@@ -43,7 +44,8 @@ def lamp() -> Light:
 
 def _camera(rng: np.random.Generator, duration: float) -> Camera:
     side = rng.choice([-1.0, 1.0])
-    travel = WALKING_SPEED * duration * np.array([0.55, 0.84 * side, 0.0])
+    one_way = min(duration, LONGEST_WAY)
+    travel = WALKING_SPEED * one_way * np.array([0.55, 0.84 * side, 0.0])
     middle = np.array([-2.35, 0.0, 1.45])
     path = Handheld(
         start=tuple(middle - travel * [0.3, 0.5, 0.0]),
@@ -51,7 +53,8 @@ def _camera(rng: np.random.Generator, duration: float) -> Camera:
         arc=(0.10, 0.0, 0.04),
         gaze_start=(2.5, -0.25 * side, 1.05),
         gaze_end=(2.5, 0.25 * side, 1.0),
-        duration=duration,
+        duration=one_way,
+        returns=duration > LONGEST_WAY,
         sway=0.008,
         shake=0.006,
         waves=hand_waves(rng),

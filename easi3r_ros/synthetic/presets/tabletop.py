@@ -12,6 +12,7 @@ from easi3r_ros.synthetic.textures import fabric, poster, speckle
 
 TOP = 0.75  # height of the table, metres
 ARM_SPEED = 0.22  # of the camera, metres per second
+LONGEST_WAY = 4.0  # seconds; in longer clips the camera goes to and fro
 
 
 def tabletop(rng: np.random.Generator, duration: float) -> Scene:
@@ -28,14 +29,16 @@ def tabletop(rng: np.random.Generator, duration: float) -> Scene:
 
 def _camera(rng: np.random.Generator, duration: float) -> Camera:
     side = rng.choice([-1.0, 1.0])
-    travel = ARM_SPEED * duration * np.array([0.1, side, 0.1])
+    one_way = min(duration, LONGEST_WAY)
+    travel = ARM_SPEED * one_way * np.array([0.1, side, 0.1])
     path = Handheld(
         start=tuple(np.array([-0.95, 0.0, 1.22]) - travel / 2),
         travel=tuple(travel),
         arc=(0.06, 0.0, 0.02),
         gaze_start=(0.1, 0.0, TOP),
         gaze_end=(0.1, 0.0, TOP),
-        duration=duration,
+        duration=one_way,
+        returns=duration > LONGEST_WAY,
         sway=0.004,
         shake=0.005,
         waves=hand_waves(rng),

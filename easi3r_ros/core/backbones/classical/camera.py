@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from easi3r_ros.core.geometry import intrinsics
+
 
 @dataclass(frozen=True)
 class Camera:
@@ -17,10 +19,6 @@ class Camera:
     def rays(self, pixels: np.ndarray) -> np.ndarray:
         """(N, 2) pixels -> (N, 3) directions with z = 1."""
         return np.concatenate([(pixels - self.centre) / self.focal, np.ones((len(pixels), 1))], axis=-1)
-
-    def pixels(self, points: np.ndarray) -> np.ndarray:
-        """(N, 3) points in front of the camera -> (N, 2) pixels."""
-        return points[:, :2] / np.maximum(points[:, 2:], 1e-6) * self.focal + self.centre
 
     def matrix(self) -> np.ndarray:
         """(3, 3) K."""
@@ -43,16 +41,12 @@ class FocalBelief:
         return bool(np.isinf(self.information))
 
 
-def camera_of(K: np.ndarray | None, size: tuple[int, int], focal: float) -> Camera:
-    """The camera with intrinsics K, or, where K is None, one with `focal` (pixels) that looks through the image's middle.
-
-    size: (w, h) pixels.
-    """
-    if K is not None:
-        return Camera(K[[0, 1], [0, 1]].astype(np.float64), K[:2, 2].astype(np.float64))
-    return Camera(np.full(2, focal), (np.array(size) - 1) / 2)
+def camera_from(K: np.ndarray | None, size: tuple[int, int], belief: FocalBelief) -> Camera:
+    """The camera with intrinsics K, or, where K is None, one with the believed focal length. size: (w, h) pixels."""
+    K = intrinsics(float(np.exp(belief.log_focal)), size) if K is None else K.astype(np.float64)
+    return Camera(K[[0, 1], [0, 1]], K[:2, 2])
 
 
 def focal_from_fov(width: int, horizontal_fov: float) -> float:
     """Focal length in pixels of an image `width` pixels wide that spans `horizontal_fov` degrees."""
-    return width / 2 / np.tan(np.radians(horizontal_fov) / 2)
+    return float(width / 2 / np.tan(np.radians(horizontal_fov) / 2))

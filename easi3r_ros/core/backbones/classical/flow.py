@@ -1,52 +1,78 @@
-"""Dense optical flow both ways between two frames, with the information (inverse covariance) of every flow vector."""
+"""Dense optical flow both ways between two frames, with the information (inverse covariance) of every flow vector.
+
+The flow's patches are 6 pixels apart, so every second pixel in each direction holds all it knows: what is computed from
+it lives on that grid, (g, k) = (h, w) // 2 nodes, each in the middle of its 2 x 2 pixels.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
 
-# Expected error of a flow vector, fitted to rendered clips with true flow (docs/classical.md).
-FLOOR = 0.05  # pixels: what is left where texture is rich and nothing moves
-RELATIVE = 0.02  # of the length of the flow vector
-GREY_NOISE = 1.0  # grey levels per square root of the structure window
-OUT_OF_VIEW = 100.0  # pixels: the vector ends outside the other image, so it says nothing
+# Expected error of a flow vector, fitted to rendered clips with true flow.
+FLOOR = 0.016  # pixels: what is left where texture is rich and nothing moves
+RELATIVE = 0.0065  # of the length of the flow vector
+GREY_NOISE = 0.32  # grey levels, as if the pixels of the window were one
+CYCLE = 0.32  # of the distance by which the flow there and back misses
+OUT_OF_VIEW = 30.0  # pixels: the vector ends outside the other image, so it says nothing
 WINDOW = 13  # pixels: about the patch that the flow matches
 
-SMALLEST_SIDE = 16  # pixels
+STEP = 2  # pixels between the nodes of the grid
+SMALLEST_SIDE = 16  # pixels: two patches
 
 
 @dataclass(frozen=True)
 class Flow:
-    """Flow from one frame to another, on the pixels of the first."""
+    """Flow from one frame to another, at the grid of the first."""
 
-    vectors: np.ndarray  # (h, w, 2) float32 pixels: where the pixel went, minus where it was
-    information: np.ndarray  # (3, h, w) float32 1/pixels^2: xx, xy, yy of the inverse covariance
-    cycle: np.ndarray  # (h, w) float32 pixels: distance between a pixel and where the flow there and back ends
+    vectors: np.ndarray  # (h, w, 2) float32 pixels, at every pixel: where it went, minus where it was
+    target: np.ndarray  # (2, g, k) float32 pixels: where the nodes went
+    information: np.ndarray  # (3, g, k) float32 1/pixels^2: xx, xy, yy of the inverse covariance
+    cycle: np.ndarray  # (g, k) float32 pixels: distance between the node and where the flow there and back ends
 
-    def target(self) -> np.ndarray:
-        """(h, w, 2) float32 pixel of the other image that each pixel went to."""
-        return self.vectors + pixel_centres(*self.cycle.shape)
+    @property
+    def nodes(self) -> np.ndarray:
+        """(2, g, k) float32 pixels that the vectors of the grid start from."""
+        return node_pixels(*self.vectors.shape[:2])
 
 
-def pixel_centres(height: int, width: int) -> np.ndarray:
-    """(height, width, 2) float32 coordinates (u, v)."""
-    return np.stack(np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)), axis=-1)
+def on_grid(image: np.ndarray) -> np.ndarray:
+    """(h, w, ...) -> (g, k, ...) means around the nodes."""
+    height, width = image.shape[:2]
+    return cv2.resize(image, (width // STEP, height // STEP), interpolation=cv2.INTER_AREA)
+
+
+def to_pixels(nodes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(g, k, ...) float32 -> (h, w, ...) bilinear. size: (w, h)."""
+    return cv2.resize(nodes, size, interpolation=cv2.INTER_LINEAR)
+
+
+@lru_cache(maxsize=4)
+def node_pixels(height: int, width: int) -> np.ndarray:
+    """(2, g, k) float32 coordinates (u, v) of the nodes of an (h, w) image, read-only."""
+    rows, columns = height // STEP, width // STEP
+    u = (np.arange(columns, dtype=np.float32) + 0.5) * width / columns - 0.5
+    v = (np.arange(rows, dtype=np.float32) + 0.5) * height / rows - 0.5
+    nodes = np.stack(np.meshgrid(u, v)).astype(np.float32)
+    nodes.flags.writeable = False
+    return nodes
 
 
 def structure_tensor(grey: np.ndarray) -> np.ndarray:
-    """(h, w) uint8 -> (3, h, w) float32: xx, xy, yy of the gradient's second moments around each pixel."""
+    """(h, w) uint8 -> (3, g, k) float32: xx, xy, yy of the gradient's second moments around each node."""
     dx = cv2.Scharr(grey, cv2.CV_32F, 1, 0, scale=1 / 32)
     dy = cv2.Scharr(grey, cv2.CV_32F, 0, 1, scale=1 / 32)
-    return np.stack([cv2.boxFilter(product, -1, (WINDOW, WINDOW)) for product in (dx * dx, dx * dy, dy * dy)])
+    return np.stack([on_grid(cv2.boxFilter(product, -1, (WINDOW, WINDOW))) for product in (dx * dx, dx * dy, dy * dy)])
 
 
 class FlowEstimator:
     """Dense inverse search (Kroeger et al., ECCV 2016) down to full resolution.
 
-    Sparse patches without variational refinement: on rendered clips at the price of OpenCV's MEDIUM preset, which stops
-    at half resolution, this has half the error on small moving things.
+    Sparse patches without variational refinement: at the price of OpenCV's MEDIUM preset, which stops at half
+    resolution, this has half the error on small moving things.
     """
 
     def __init__(self) -> None:
@@ -57,28 +83,44 @@ class FlowEstimator:
         self._dis.setVariationalRefinementIterations(0)
 
     def both_ways(
-        self, grey_a: np.ndarray, grey_b: np.ndarray, structure_a: np.ndarray, structure_b: np.ndarray
+        self,
+        grey: tuple[np.ndarray, np.ndarray],
+        structure: tuple[np.ndarray, np.ndarray],
+        expected: np.ndarray | None,
     ) -> tuple[Flow, Flow]:
-        """Flow a -> b and b -> a of two (h, w) uint8 images. structure: (3, h, w) of `structure_tensor`."""
-        forward = self._dis.calc(grey_a, grey_b, None)
-        backward = self._dis.calc(grey_b, grey_a, None)
-        return _assess(forward, backward, structure_a), _assess(backward, forward, structure_b)
+        """Flow from the first to the second image and back.
+
+        grey: two (h, w) uint8 images. structure: their `structure_tensor`. expected: (h, w, 2) what the flow from first
+        to second may be, the start of the search; None: about zero. It is what finds fast things and repeated texture.
+        """
+        # Always an explicit start: OpenCV's search otherwise goes on from the one it was last given.
+        start = np.zeros((*grey[0].shape, 2), np.float32) if expected is None else expected
+        forward = self._dis.calc(grey[0], grey[1], start.copy())
+        backward = self._dis.calc(grey[1], grey[0], _reversed(forward))
+        return _assess(forward, backward, structure[0]), _assess(backward, forward, structure[1])
+
+
+def _reversed(flow: np.ndarray) -> np.ndarray:
+    """(h, w, 2) about the flow back: the opposite vector of the pixel that came here."""
+    coarse = on_grid(flow)
+    came_from = np.moveaxis(node_pixels(*flow.shape[:2]), 0, -1) - coarse
+    back = -cv2.remap(flow, came_from, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return to_pixels(back, flow.shape[1::-1])
 
 
 def _assess(vectors: np.ndarray, opposite: np.ndarray, structure: np.ndarray) -> Flow:
     height, width = vectors.shape[:2]
-    target = vectors + pixel_centres(height, width)
-    back = cv2.remap(opposite, target, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    cycle = cv2.magnitude(*cv2.split(vectors + back))
-    length = cv2.magnitude(*cv2.split(vectors))
-    outside = (target < 0).any(-1) | (target[..., 0] > width - 1) | (target[..., 1] > height - 1)
-    variance = FLOOR**2 + (RELATIVE * length) ** 2 + cycle**2
-    variance[outside] += OUT_OF_VIEW**2
-    return Flow(vectors, flow_information(structure, variance), cycle)
+    du, dv = cv2.split(on_grid(vectors))
+    target = u, v = node_pixels(height, width) + np.stack([du, dv])
+    back_u, back_v = cv2.split(cv2.remap(opposite, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+    missed = (du + back_u) ** 2 + (dv + back_v) ** 2
+    variance = FLOOR**2 + RELATIVE**2 * (du * du + dv * dv) + CYCLE**2 * missed
+    variance += np.float32(OUT_OF_VIEW**2) * ((u < 0) | (v < 0) | (u > width - 1) | (v > height - 1))
+    return Flow(vectors, target, flow_information(structure, variance), np.sqrt(missed))
 
 
 def flow_information(structure: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """(3, h, w) inverse of the covariance noise^2 S^-1 + variance I, finite also where the structure S is singular.
+    """(3, g, k) inverse of the covariance noise^2 S^-1 + variance I, finite also where the structure S is singular.
 
     With L = S / noise^2 the inverse is (L + variance det(L) I) / det(I + variance L).
     """

@@ -8,22 +8,29 @@ import numpy as np
 
 from easi3r_ros.core.backbones.classical.flow import Flow
 
-PER_DIRECTION = 1200  # samples of the flow a -> b, and as many of b -> a
+PER_DIRECTION = 600  # samples of the flow a -> b, and as many of b -> a
 MAX_CYCLE = 1.0  # pixels: matches whose way there and back differs by more are wrong or occluded
-MAX_DEVIATION = 2.0  # pixels, standard deviation along the worse direction
+MAX_DEVIATION = 0.6  # pixels, standard deviation along the worse direction
 
 
 @dataclass(frozen=True)
 class Matches:
-    """N pixel correspondences. One end of each is exact (where the flow was asked), the other is measured."""
+    """N pixel correspondences.
+
+    One end of each is exact (where the flow was asked), the other is measured with the given covariance. Between frames
+    of a video the images differ so little that it does not matter which: the error is taken to be b's.
+    """
 
     a: np.ndarray  # (N, 2) float64 pixels
     b: np.ndarray  # (N, 2) float64 pixels
-    covariance: np.ndarray  # (N, 3) float64 pixels^2: xx, xy, yy of the measured end
-    measured_in_b: np.ndarray  # (N,) bool
+    covariance: np.ndarray  # (N, 3) float64 pixels^2: xx, xy, yy
 
     def __len__(self) -> int:
         return len(self.a)
+
+    def information(self) -> np.ndarray:
+        """(N, 3) inverse covariance in the same form."""
+        return _inverse(self.covariance)
 
 
 def sample_matches(
@@ -31,7 +38,7 @@ def sample_matches(
 ) -> Matches:
     """Consistent, informative matches of both directions on a regular grid.
 
-    excluded: (h, w) bool, True where a pixel must not be used (it moves).
+    excluded: (g, k) bool, True where a pixel must not be used (it moves).
     """
     source_f, target_f, covariance_f = _sample(forward, excluded_a)
     source_b, target_b, covariance_b = _sample(backward, excluded_b)
@@ -39,21 +46,22 @@ def sample_matches(
         a=np.concatenate([source_f, target_b]),
         b=np.concatenate([target_f, source_b]),
         covariance=np.concatenate([covariance_f, covariance_b]),
-        measured_in_b=np.arange(len(source_f) + len(source_b)) < len(source_f),
     )
 
 
 def _sample(flow: Flow, excluded: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    height, width = flow.cycle.shape
-    step = max(1, int(np.sqrt(height * width / PER_DIRECTION)))
-    rows, columns = np.mgrid[step // 2 : height : step, step // 2 : width : step]
-    rows, columns = rows.ravel(), columns.ravel()
-    covariance = _inverse(flow.information[:, rows, columns].T.astype(np.float64))
-    usable = (flow.cycle[rows, columns] < MAX_CYCLE) & (_largest(covariance) < MAX_DEVIATION**2)
+    step = max(1, int(np.sqrt(flow.cycle.size / PER_DIRECTION)))
+    every = (..., slice(step // 2, None, step), slice(step // 2, None, step))
+    information = flow.information[every].reshape(3, -1).T.astype(np.float64)  # (3, n, m) -> (n * m, 3)
+    covariance = _inverse(information)
+    usable = (flow.cycle[every].ravel() < MAX_CYCLE) & (_largest(covariance) < MAX_DEVIATION**2)
     if excluded is not None:
-        usable &= ~excluded[rows, columns]
-    source = np.stack([columns, rows], axis=-1)[usable].astype(np.float64)
-    return source, source + flow.vectors[rows, columns][usable], covariance[usable]
+        usable &= ~excluded[every].ravel()
+    source, target = (
+        nodes[every].reshape(2, -1).T[usable].astype(np.float64)  # (2, n, m) -> (n * m, 2)
+        for nodes in (flow.nodes, flow.target)
+    )
+    return source, target, covariance[usable]
 
 
 def _inverse(symmetric: np.ndarray) -> np.ndarray:

@@ -23,12 +23,12 @@ SIZES = {
     "dec_num_heads": "decoder_heads",
 }
 HEADS = {"dpt": "dpt", "linear": "linear", "catmlp+dpt": "dpt"}  # the last: MASt3R, a descriptor beside the same DPT
+MODES = {"depth_mode": ("exp", -math.inf, math.inf), "conf_mode": ("exp", 1, math.inf)}
 # Concern training, descriptors, or how the published code batches portrait images: no influence on what we compute.
 WITHOUT_EFFECT = {
     *("patch_embed_cls", "landscape_only", "freeze", "output_mode", "desc_mode", "two_confs", "desc_conf_mode"),
     *("local_feat_dim", "mask_ratio"),
 }
-INFINITIES = {"inf": math.inf, "Infinity": math.inf}
 
 
 class ArgumentError(ValueError):
@@ -44,14 +44,11 @@ def parse_constructor(text: str) -> dict[str, Any]:
     if len(text) > MAX_TEXT:
         raise ArgumentError(f"the constructor text has {len(text)} characters, more than {MAX_TEXT}")
     try:
-        call = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return _keywords(ast.parse(text.strip(), mode="eval").body)
+    except ArgumentError:
+        raise
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # also null bytes, and nesting too deep
         raise ArgumentError(f"not a Python expression: {text[:80]!r}") from error
-    if not isinstance(call, ast.Call):
-        raise ArgumentError(f"not a constructor call: {text[:80]!r}")
-    if call.args or any(keyword.arg is None for keyword in call.keywords):
-        raise ArgumentError(f"only keyword arguments are understood: {text[:80]!r}")
-    return {keyword.arg: _value(keyword.value) for keyword in call.keywords if keyword.arg}
 
 
 def network_config(arguments: Mapping[str, Any]) -> NetworkConfig:
@@ -62,7 +59,7 @@ def network_config(arguments: Mapping[str, Any]) -> NetworkConfig:
     _check_modes(arguments)
     head, position = arguments.get("head_type", "linear"), str(arguments.get("pos_embed", "RoPE100"))
     base = re.fullmatch(r"RoPE(\d+(?:\.\d+)?)", position)
-    if head not in HEADS:
+    if not isinstance(head, str) or head not in HEADS:
         raise ArgumentError(f"head_type is {head!r}, supported are {', '.join(HEADS)}")
     if not base:
         raise ArgumentError(f"pos_embed is {position!r}, supported is RoPE with its base, such as 'RoPE100'")
@@ -91,17 +88,23 @@ def constructor_text(config: NetworkConfig) -> str:
 
 def _check_modes(arguments: Mapping[str, Any]) -> None:
     known = {*SIZES, *WITHOUT_EFFECT, "head_type", "pos_embed", "img_size", "patch_size", "mlp_ratio"}
-    known |= {"depth_mode", "conf_mode", "norm_im2_in_dec"}
+    known |= {*MODES, "norm_im2_in_dec"}
     if unknown := sorted(set(arguments) - known):
         log.warning("checkpoint: unknown constructor arguments are ignored: %s", ", ".join(unknown))
-    depth = [_number(v) for v in arguments.get("depth_mode", ("exp", -math.inf, math.inf))]
-    conf = [_number(v) for v in arguments.get("conf_mode", ("exp", 1, math.inf))]
-    if depth != ["exp", -math.inf, math.inf]:
-        raise ArgumentError(f"depth_mode is {tuple(depth)}, supported is ('exp', -inf, inf)")
-    if conf != ["exp", 1, math.inf]:
-        raise ArgumentError(f"conf_mode is {tuple(conf)}, supported is ('exp', 1, inf)")
+    for name, supported in MODES.items():
+        mode = arguments.get(name, supported)
+        if not isinstance(mode, (tuple, list)) or tuple(_number(item) for item in mode) != supported:
+            raise ArgumentError(f"{name} is {mode!r}, supported is {supported!r}")
     if not arguments.get("norm_im2_in_dec", True):
         raise ArgumentError("norm_im2_in_dec is False: networks without the decoder's norm_y are not supported")
+
+
+def _keywords(call: ast.expr) -> dict[str, Any]:
+    if not isinstance(call, ast.Call):
+        raise ArgumentError(f"not a constructor call: {ast.unparse(call)[:80]}")
+    if call.args or any(keyword.arg is None for keyword in call.keywords):
+        raise ArgumentError(f"only keyword arguments are understood: {ast.unparse(call)[:80]}")
+    return {keyword.arg: _value(keyword.value) for keyword in call.keywords if keyword.arg}
 
 
 def _size(value: Any) -> tuple[int, int]:
@@ -110,9 +113,7 @@ def _size(value: Any) -> tuple[int, int]:
 
 
 def _number(value: Any) -> Any:
-    """config.json files write infinity as a string at times."""
-    if isinstance(value, str) and value.lstrip("-") in INFINITIES:
-        return -math.inf if value.startswith("-") else math.inf
+    """Infinity is a string in some config.json files."""
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -127,8 +128,10 @@ def _value(node: ast.expr) -> Any:
             return tuple(_value(item) for item in items)
         case ast.UnaryOp(op=ast.USub(), operand=operand) if isinstance(number := _value(operand), (int, float)):
             return -number
+        case ast.Name(id="inf"):
+            return math.inf
         case ast.Name(id=name):
-            return INFINITIES.get(name, name)
+            return name
         case ast.Attribute(attr="inf"):
             return math.inf
         case ast.Call(func=ast.Name(id="float"), args=[ast.Constant(value="inf" | "-inf" as text)], keywords=[]):

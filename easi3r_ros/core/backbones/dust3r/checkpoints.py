@@ -1,4 +1,4 @@
-"""Checkpoint files -> weights and sizes of a network, safely (no code is run) and strictly (every tensor accounted for).
+"""Checkpoint files -> networks, safely (no code is run) and strictly (every tensor is accounted for).
 
 Understood: .pth files of DUSt3R, MonST3R, MASt3R and what was fine-tuned from them, and hub folders with
 config.json and model.safetensors. The published weights are CC BY-NC-SA 4.0: not for commercial use.
@@ -10,7 +10,7 @@ import argparse
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,14 @@ from safetensors import SafetensorError
 
 from easi3r_ros.core.backbones.dust3r.arguments import ArgumentError, network_config, parse_constructor
 from easi3r_ros.core.backbones.dust3r.generated import canonical_name
-from easi3r_ros.core.backbones.dust3r.network import Dust3rNetwork, NetworkConfig
+from easi3r_ros.core.backbones.dust3r.network import Dust3rNetwork
 
 log = logging.getLogger(__name__)
 
 OBTAIN = "`easi3r weights` lists what there is and gets it"
 # Parts that published checkpoints carry beside the network: the heads of pre-training and MASt3R's descriptors.
 UNUSED = re.compile(r"prediction_head\.|downstream_head[12]\.head_local_features\.")
-OPTIONAL = {"mask_token"}
+OPTIONAL = frozenset({"mask_token"})  # never read, so its values do not matter
 HEAD_BYTES = 512
 
 
@@ -66,7 +66,7 @@ def load_network(path: str | Path) -> tuple[Dust3rNetwork, Checkpoint]:
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Reads a file or hub folder. Raises CheckpointError for one that is missing, broken, unsafe or something else."""
-    path = Path(path).expanduser()
+    path = Path(path).expanduser().absolute()
     if not path.exists():
         raise CheckpointError(f"no checkpoint at {path}: check backbone.checkpoint; {OBTAIN}")
     if path.is_dir():
@@ -80,34 +80,36 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 def matched_state(checkpoint: Checkpoint, network: Dust3rNetwork) -> dict[str, torch.Tensor]:
     """The file's tensors under the network's names, float32. Raises CheckpointError listing every mismatch in kind.
 
-    A tensor listed under two names needs only one of them. A file without a second decoder uses the first for both views.
-    Parts known to be of no use here are left out, and the log names them.
+    A tensor listed under two names needs only one of them. If the file has no second decoder, the first serves both
+    views. Parts known to be of no use here are left out, and the log names them.
     """
     wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
     found = {name: tensor for name, tensor in checkpoint.state.items() if not UNUSED.match(name)}
     if unused := sorted({UNUSED.match(name)[0].rstrip(".") for name in checkpoint.state if UNUSED.match(name)}):
         log.info("%s: not used: %s", checkpoint.path.name, ", ".join(unused))
-    superfluous = sorted(found.keys() - wanted.keys())
-    state = {name: tensor for name in wanted if (tensor := _tensor_for(name, found, network)) is not None}
-    missing = [name for name in wanted if name not in state]
+    state = _renamed(found, wanted)
+    for name in OPTIONAL.intersection(wanted) - state.keys():
+        state[name] = torch.zeros(wanted[name])
     misshapen = [
         f"{name} {tuple(tensor.shape)} instead of {tuple(wanted[name])}"
         for name, tensor in state.items()
         if tensor.shape != wanted[name]
     ]
+    missing, superfluous = sorted(wanted.keys() - state.keys()), sorted(found.keys() - wanted.keys())
     _refuse_mismatch(checkpoint.path, missing, superfluous, misshapen)
     return {name: tensor.float() for name, tensor in state.items()}
 
 
-def _tensor_for(name: str, found: Mapping[str, torch.Tensor], network: Dust3rNetwork) -> torch.Tensor | None:
-    """A tensor under its own name, its alias, the first decoder's name, or (one that is never read) made up."""
-    names = [name, *(other for other in found if canonical_name(other) == canonical_name(name))]
-    if name.startswith("dec_blocks2.") and not any(other.startswith("dec_blocks2.") for other in found):
-        names.append(name.replace("dec_blocks2.", "dec_blocks.", 1))
-    tensor = next((found[candidate] for candidate in names if candidate in found), None)
-    if tensor is None and name in OPTIONAL:
-        return torch.zeros(network.get_parameter(name).shape)
-    return tensor
+def _renamed(found: Mapping[str, torch.Tensor], wanted: Iterable[str]) -> dict[str, torch.Tensor]:
+    """The wanted tensors that the file has under their own name, their alias, or the first decoder's name."""
+    by_name = {canonical_name(name): tensor for name, tensor in found.items()}  # of two aliases the later one counts
+    one_decoder = not any(name.startswith("dec_blocks2.") for name in found)
+    state = {}
+    for name in wanted:
+        source = name.replace("dec_blocks2.", "dec_blocks.", 1) if one_decoder else name
+        if (tensor := by_name.get(canonical_name(source))) is not None:
+            state[name] = tensor
+    return state
 
 
 def _refuse_mismatch(path: Path, missing: list[str], superfluous: list[str], misshapen: list[str]) -> None:

@@ -6,13 +6,16 @@ The rule is that of section 1 of the golden data.
 
 from __future__ import annotations
 
+import argparse
 import math
 import re
 import zlib
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from easi3r_ros.core.backbones.dust3r.arguments import constructor_text
 from easi3r_ros.core.backbones.dust3r.network import Dust3rNetwork, NetworkConfig
 
 # Chosen so that logits have a standard deviation of 1 to 2 and points stay within 10 units; the first match counts.
@@ -62,3 +65,9 @@ def generated_network(config: NetworkConfig, salt: str = "") -> Dust3rNetwork:
         network = Dust3rNetwork(config)
     network.load_state_dict(generated_state(config, salt), assign=True)
     return network.eval().requires_grad_(False)
+
+
+def write_generated_checkpoint(config: NetworkConfig, path: Path, salt: str = "") -> None:
+    """A .pth file laid out as the published ones. The full-size network takes 2.3 GB of memory and of disk."""
+    content = {"args": argparse.Namespace(model=constructor_text(config)), "model": generated_state(config, salt)}
+    torch.save(content, path)

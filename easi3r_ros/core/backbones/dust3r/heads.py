@@ -114,7 +114,7 @@ class Fusion(nn.Module):
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
         if skip is not None:
             x = x + self.resConfUnit1(skip)
-        # The published order is interpolate, then out_conv; a 1x1 convolution commutes with it and is 4 times cheaper here.
+        # Published: interpolate, then out_conv. A 1x1 convolution commutes with it, and before it costs a quarter.
         x = self.out_conv(self.resConfUnit2(x))
         return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
 

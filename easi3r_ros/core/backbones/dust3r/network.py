@@ -48,7 +48,9 @@ class NetworkConfig:
         if self.head not in ("dpt", "linear"):
             raise ValueError(f"head is '{self.head}', must be 'dpt' or 'linear'")
         if self.head == "dpt" and (self.patch_size != DPT_UPSAMPLING or self.decoder_depth < 4):
-            raise ValueError(f"a DPT head needs patches of {DPT_UPSAMPLING} pixels and at least 4 decoder layers: {self}")
+            raise ValueError(
+                f"a DPT head needs patches of {DPT_UPSAMPLING} pixels and at least 4 decoder layers: {self}"
+            )
 
     @property
     def head_layers(self) -> tuple[int, ...]:
@@ -79,7 +81,7 @@ class Dust3rNetwork(nn.Module):
     def __init__(self, config: NetworkConfig):
         super().__init__()
         self.config = c = config
-        # Part of every published checkpoint, a remnant of pre-training: carried so that loading stays strict, never read.
+        # A remnant of pre-training in every published checkpoint: carried so that loading stays strict, never read.
         self.mask_token = nn.Parameter(torch.zeros(1, 1, c.decoder_width))
         self.patch_embed = PatchEmbedding(c.encoder_width, c.patch_size)
         encoder = (EncoderBlock(c.encoder_width, c.encoder_heads, c.mlp_ratio) for _ in range(c.encoder_depth))
@@ -164,9 +166,7 @@ class PatchEmbedding(nn.Module):
 
 
 def _tower(c: NetworkConfig) -> nn.ModuleList:
-    return nn.ModuleList(
-        DecoderBlock(c.decoder_width, c.decoder_heads, c.mlp_ratio) for _ in range(c.decoder_depth)
-    )
+    return nn.ModuleList(DecoderBlock(c.decoder_width, c.decoder_heads, c.mlp_ratio) for _ in range(c.decoder_depth))
 
 
 def _head(c: NetworkConfig) -> nn.Module:

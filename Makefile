@@ -1,0 +1,29 @@
+# Every target sets up first whatever is missing; with an apt ROS 2 sourced, that one is used instead of the wheels.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo lint test clean
+
+# Demo and tests speak to this machine only, in a ROS domain of their own (0 to 101 is safe on every system).
+export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
+export ROS_DOMAIN_ID := $(shell echo $$((1 + $$$$ % 100)))
+
+WITH_ROS := . scripts/env.sh &&
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: ## Make .venv, install the libraries and ROS 2, build the messages
+	@scripts/setup
+
+demo: setup ## Run the node on a rendered clip; prints one line of JSON, leaves pictures in demo_out/
+	@$(WITH_ROS) easi3r demo --out demo_out
+
+lint: setup ## Check style and the direction of imports
+	@$(WITH_ROS) ruff check . && ruff format --check . && lint-imports
+
+test: lint ## Run all checks and tests, those over real DDS included
+	@$(WITH_ROS) python -m pytest
+
+clean: ## Remove what was built; .venv stays
+	rm -rf build install log demo_out *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,100 @@
+"""`easi3r run`: a recording through the pipeline, results into a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from easi3r_ros.core.config import PipelineConfig
+    from easi3r_ros.io.run import Summary
+
+
+def run(
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="A rosbag2 (folder, .mcap, .db3), video or image folder.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the results.")],
+    topic: Annotated[str | None, typer.Option(help="Image topic, if the bag has several.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="A file, a folder, or a name of 'easi3r weights list'.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 ... (default: CUDA where there is one).")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML with settings; the node's parameter files will do.")] = None,
+    assignments: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting.")] = None,
+    max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
+    rate: Annotated[float | None, typer.Option(min=0.01, help="Frames per second of an image folder or video.")] = None,
+    camera_info: Annotated[Path | None, typer.Option(help="Calibration YAML for a video or image folder.")] = None,
+    masks: Annotated[bool, typer.Option(help="Masks as PNG.")] = True,
+    trajectory: Annotated[bool, typer.Option(help="Camera poses in TUM format.")] = True,
+    clouds: Annotated[bool, typer.Option(help="Point clouds as PLY.")] = True,
+    video: Annotated[bool, typer.Option(help="Overlay as MP4.")] = True,
+    bag: Annotated[bool, typer.Option(help="A rosbag2 with the node's topics.")] = True,
+    clouds_every: Annotated[int, typer.Option(min=1, help="Of how many frames one becomes a PLY cloud.")] = 5,
+    overwrite: Annotated[bool, typer.Option(help="Replace what an earlier run left in the folder.")] = False,
+) -> None:
+    """Process every frame of a recording, in order, and write masks, poses, clouds, an overlay video and a bag."""
+    from easi3r_ros.cli.progress import frame_progress
+    from easi3r_ros.core.pipeline import Pipeline
+    from easi3r_ros.io import open_source
+    from easi3r_ros.io.run import open_writers, prepare_folder, write_summary
+    from easi3r_ros.io.run import run as run_pipeline
+    from easi3r_ros.ros.status import BackboneInfo
+
+    chosen = {"masks": masks, "trajectory": trajectory, "clouds": clouds, "video": video, "bag": bag}
+    settings = _config(config, checkpoint, device, assignments or [])
+    with open_source(source, topic=topic, rate=rate, camera_info=camera_info) as frames:
+        pipeline = Pipeline(settings)
+        backbone = BackboneInfo(pipeline.backbone.name, settings.backbone.checkpoint)
+        prepare_folder(out, overwrite)
+        _say_backbone(backbone.name, settings)
+        writers = open_writers(out, [k for k, v in chosen.items() if v], frames, settings, backbone, clouds_every)
+        total = min((n for n in (frames.length, max_frames) if n is not None), default=None)
+        with frame_progress(total) as on_result:
+            summary = run_pipeline(frames, pipeline, writers, max_frames, on_result)
+    write_summary(summary, out)
+    _print_summary(summary, out)
+
+
+def _config(path: Path | None, checkpoint: str | None, device: str | None, assignments: list[str]) -> PipelineConfig:
+    """Defaults, then the file, then --set, then the options of their own."""
+    from easi3r_ros.core.config import PipelineConfig, with_settings
+    from easi3r_ros.io.parameters import parse_assignments, read_parameters
+    from easi3r_ros.weights import resolve
+
+    values: dict[str, Any] = {}
+    if path is not None:
+        values, of_node = read_parameters(path)
+        if of_node:
+            typer.echo(f"note: '{path}' also sets {', '.join(of_node)}, which only concern the node", err=True)
+    values |= parse_assignments(assignments)
+    if checkpoint is not None:
+        values["backbone.checkpoint"] = checkpoint
+    if device is not None:
+        values["backbone.device"] = device
+    if values.get("backbone.checkpoint"):
+        values["backbone.checkpoint"] = resolve(values["backbone.checkpoint"])
+    return with_settings(PipelineConfig(), values)
+
+
+def _say_backbone(name: str, config: PipelineConfig) -> None:
+    if config.backbone.checkpoint:
+        typer.echo(f"backbone: {name}, {config.backbone.checkpoint}", err=True)
+    else:
+        typer.echo(f"backbone: {name}, which needs no checkpoint ('easi3r weights list' shows the networks)", err=True)
+
+
+def _print_summary(summary: Summary, out: Path) -> None:
+    unit = "m" if summary.metric else "units"
+    states = ", ".join(f"{count} {state}" for state, count in summary.states.items())
+    typer.echo(
+        f"{summary.frames} frames of {summary.width} x {summary.height} ({states})\n"
+        f"camera path {summary.path_length:.3g} {unit}; {100 * summary.dynamic_fraction:.1f} % of the images moves\n"
+        f"pipeline {summary.latency_p50_ms:.0f} ms per frame (p95 {summary.latency_p95_ms:.0f}): "
+        f"{summary.frames_per_second:.3g} frames per second\n"
+        f"results in {out}"
+    )

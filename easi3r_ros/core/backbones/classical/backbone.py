@@ -1,0 +1,91 @@
+"""The backbone that needs no weights: optical flow and two-view geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+import torch
+
+from easi3r_ros.core.backbones.base import Backbone
+from easi3r_ros.core.backbones.classical.camera import FocalBelief, focal_from_fov
+from easi3r_ros.core.backbones.classical.features import ClassicalFeatures, extract
+from easi3r_ros.core.backbones.classical.flow import FlowEstimator
+from easi3r_ros.core.backbones.classical.pair import Solution, View, solve_motion, solve_views, widened, with_flow
+from easi3r_ros.core.backbones.classical.refine import Motion
+from easi3r_ros.core.types import Edge, InputSpec, NetworkInput, PairEvidence, PairGeometry, PairMotion
+
+FOV_DEVIATION = 0.4  # of log focal length: how far off the assumed field of view may be
+
+
+class ClassicalBackbone(Backbone):
+    """Pointmaps by triangulation, motion evidence from what no rigid motion explains.
+
+    All frames must come from one camera. Intrinsics are the input's; where it has none, the focal length starts at the
+    assumed field of view and is learned while the camera turns.
+    """
+
+    name = "classical"
+    input_spec = InputSpec(long_side=320)
+    default_offsets = (1, 4)
+
+    def __init__(self, horizontal_fov: float = 60.0):
+        """horizontal_fov: degrees, assumed while intrinsics are not known."""
+        self._horizontal_fov = horizontal_fov
+        self._flow = FlowEstimator()
+
+    def encode(self, image: NetworkInput) -> ClassicalFeatures:
+        """Raises ValueError for an image too small for optical flow."""
+        return extract(image)
+
+    def decode(
+        self,
+        pairs: Sequence[tuple[ClassicalFeatures, ClassicalFeatures]],
+        masks: Mapping[int, torch.Tensor] | None = None,
+    ) -> list[PairGeometry]:
+        moving = {index: widened(mask.cpu().numpy()) for index, mask in (masks or {}).items() if bool(mask.any())}
+        solutions = self._solve(pairs, moving)
+        return [_answer(a, b, solutions[min(a.index, b.index), max(a.index, b.index)]) for a, b in pairs]
+
+    def _solve(self, pairs, moving: Mapping[int, np.ndarray]) -> dict[Edge, Solution]:
+        """Every unordered pair once."""
+        ordered = {(a.index, b.index): (a, b) for pair in pairs for a, b in [sorted(pair, key=lambda f: f.index)]}
+        by_distance = sorted(ordered.values(), key=lambda pair: pair[1].index - pair[0].index)
+        # Near frames first: their flow predicts that of far ones, where the search is harder.
+        known = [with_flow(first, second, self._flow) for first, second in by_distance]
+        # Far frames first: what they say about the camera's translation helps near ones, where parallax drowns in noise.
+        solutions: dict[Edge, Solution] = {}
+        longer: dict[int, Motion | None] = {}
+        for pair in reversed(known):
+            prior = self._focal_prior(pair.first.size[0])
+            motion = solve_motion(pair, moving, prior, longer.get(pair.second.index))
+            longer.setdefault(pair.second.index, motion)
+            solutions[pair.edge] = solve_views(pair, motion, moving, prior)
+        return solutions
+
+    def _focal_prior(self, width: int) -> FocalBelief:
+        return FocalBelief(float(np.log(focal_from_fov(width, self._horizontal_fov))), FOV_DEVIATION**-2)
+
+
+def _answer(a: ClassicalFeatures, b: ClassicalFeatures, solution: Solution) -> PairGeometry:
+    if a.index <= b.index:
+        a_from_b, views = np.linalg.inv(solution.second_from_first), (solution.first, solution.second)
+    else:
+        a_from_b, views = solution.second_from_first, (solution.second, solution.first)
+    return PairGeometry(
+        a=a.index,
+        b=b.index,
+        points_a=torch.from_numpy(views[0].points),
+        points_b=torch.from_numpy(_transformed(a_from_b, views[1])),
+        conf_a=torch.from_numpy(views[0].confidence),
+        conf_b=torch.from_numpy(views[1].confidence),
+        evidence=PairEvidence(
+            motion=PairMotion(torch.from_numpy(views[0].evidence), torch.from_numpy(views[1].evidence))
+        ),
+    )
+
+
+def _transformed(pose: np.ndarray, view: View) -> np.ndarray:
+    """(h, w, 3) points of a view in the coordinates that the (4, 4) pose leads to."""
+    return cv2.transform(view.points, pose[:3])

@@ -1,0 +1,137 @@
+"""An unordered pair of frames, solved once for both of its orders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from easi3r_ros.core.backbones.classical.camera import FocalBelief, camera_from
+from easi3r_ros.core.backbones.classical.features import ClassicalFeatures
+from easi3r_ros.core.backbones.classical.flow import Flow, FlowEstimator, on_grid, to_pixels
+from easi3r_ros.core.backbones.classical.matches import sample_matches
+from easi3r_ros.core.backbones.classical.refine import Motion
+from easi3r_ros.core.backbones.classical.two_view import estimate_motion
+from easi3r_ros.core.backbones.classical.view import finish, measure, typical_inverse_depth
+
+FORGETTING = 0.9  # per pair, of what was learned about the focal length: zoom lenses
+MOST_FOCAL_INFORMATION = 0.02**-2  # log focal length: it will never be believed to better than 2 %
+MASK_MARGIN = 5  # pixels, width of the brush: flow next to a mover is the mover's
+
+
+@dataclass(frozen=True)
+class View:
+    points: np.ndarray  # (h, w, 3) float32 in the view's own camera, in units of the pair's median depth
+    confidence: np.ndarray  # (h, w) float32 >= 1
+    evidence: np.ndarray  # (h, w) float32 >= 0, standard deviations off the rigid motion
+
+
+@dataclass(frozen=True)
+class Solution:
+    """first and second: by frame index."""
+
+    first: View
+    second: View
+    second_from_first: np.ndarray  # (4, 4) float64
+
+
+@dataclass(frozen=True)
+class FramePair:
+    """Two frames, the earlier one first, and the flow between them."""
+
+    first: ClassicalFeatures
+    second: ClassicalFeatures
+    forward: Flow  # first -> second
+    backward: Flow
+
+    @property
+    def edge(self) -> tuple[int, int]:
+        return self.first.index, self.second.index
+
+
+def with_flow(first: ClassicalFeatures, second: ClassicalFeatures, estimator: FlowEstimator) -> FramePair:
+    """The flow between two frames, computed once and kept with them."""
+    if second.index not in first.memo.flows:
+        seconds = (second.input.frame.stamp_ns - first.input.frame.stamp_ns) * 1e-9
+        flows = estimator.both_ways(
+            (first.grey, second.grey), (first.structure, second.structure), _expected_flow(first, seconds)
+        )
+        for one, other, flow, later in ((first, second, flows[0], seconds), (second, first, flows[1], -seconds)):
+            one.memo.flows[other.index], one.memo.seconds[other.index] = flow, later
+    return FramePair(first, second, first.memo.flows[second.index], second.memo.flows[first.index])
+
+
+def solve_motion(
+    pair: FramePair, moving: Mapping[int, np.ndarray], prior: FocalBelief, longer: Motion | None
+) -> Motion | None:
+    """How the camera moved from the first frame to the second; None: cannot be said.
+
+    moving: frame index -> (g, k) bool, nodes to leave out. prior: what is believed about an unknown focal length.
+    longer: the motion to the second frame from one before the first, if known.
+    """
+    first, second = pair.first, pair.second
+    belief = FocalBelief(0.0, np.inf) if first.input.K is not None else _belief(first, prior)
+    camera = camera_from(first.input.K, first.size, belief)
+    matches = sample_matches(pair.forward, pair.backward, moving.get(first.index), moving.get(second.index))
+    motion = estimate_motion(matches, camera, belief, first.memo.motions.get(second.index), longer)
+    first.memo.motions.setdefault(second.index, motion)
+    learned = motion.focal if motion is not None else belief
+    if second.memo.focal is None or learned.information > second.memo.focal.information:
+        second.memo.focal = learned
+    return motion
+
+
+def solve_views(pair: FramePair, motion: Motion | None, moving: Mapping[int, np.ndarray], prior: FocalBelief) -> Solution:
+    """Depth, confidence and evidence of motion of both frames, given the camera's motion. Arguments: as solve_motion."""
+    first = pair.first
+    reverse = None if motion is None else motion.reversed()
+    measured = (
+        measure(pair.forward, motion, moving.get(first.index)),
+        measure(pair.backward, reverse, moving.get(pair.second.index)),
+    )
+    unit = typical_inverse_depth(measured)
+    camera = motion.camera if motion else camera_from(first.input.K, first.size, _belief(first, prior))
+    views = []
+    for view in measured:
+        depth = finish(view, unit)
+        inverse_depth, confidence, evidence = (
+            to_pixels(nodes, first.size) for nodes in (depth.values, depth.confidence, view.evidence)
+        )
+        views.append(View(_points(inverse_depth, camera.matrix()), confidence, evidence))
+    second_from_first = np.eye(4)
+    if motion is not None:
+        second_from_first[:3, :3], second_from_first[:3, 3] = motion.R, motion.t * unit
+    return Solution(*views, second_from_first)
+
+
+def widened(moving: np.ndarray) -> np.ndarray:
+    """(h, w) bool -> (g, k) bool with a margin."""
+    wide = cv2.dilate(moving.astype(np.uint8), np.ones((MASK_MARGIN, MASK_MARGIN), np.uint8))
+    return on_grid(wide * np.uint8(255)) > 0
+
+
+def _expected_flow(frame: ClassicalFeatures, seconds: float) -> np.ndarray | None:
+    """(h, w, 2) flow after `seconds` if everything goes on as in the flow known for the nearest time."""
+    known = {index: later for index, later in frame.memo.seconds.items() if later}
+    if not known:
+        return None
+    nearest = min(known, key=lambda index: abs(known[index] - seconds))
+    return frame.memo.flows[nearest].vectors * np.float32(seconds / known[nearest])
+
+
+def _belief(frame: ClassicalFeatures, prior: FocalBelief) -> FocalBelief:
+    """About the focal length of an earlier frame, before its pair with a later one is looked at."""
+    learned = frame.memo.focal or prior
+    information = min(learned.information * FORGETTING, MOST_FOCAL_INFORMATION)
+    return FocalBelief(learned.log_focal, max(information, prior.information))
+
+
+def _points(inverse_depth: np.ndarray, K: np.ndarray) -> np.ndarray:
+    """(h, w) -> (h, w, 3) float32 points in the camera's own frame."""
+    height, width = inverse_depth.shape
+    z = 1 / inverse_depth
+    x = (np.arange(width, dtype=np.float32)[None] - np.float32(K[0, 2])) / np.float32(K[0, 0])
+    y = (np.arange(height, dtype=np.float32)[:, None] - np.float32(K[1, 2])) / np.float32(K[1, 1])
+    return np.stack([x * z, y * z, z], axis=-1)

@@ -1,0 +1,125 @@
+"""Frames of an image topic of a rosbag2, with the intrinsics of the camera_info beside it."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections.abc import Iterator
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+from rosbags.interfaces import Connection, TopicInfo
+
+from easi3r_ros.core.types import Frame
+from easi3r_ros.io.bags import open_bag, read_messages, topic_table
+from easi3r_ros.io.source import FrameSource, SourceError
+from easi3r_ros.ros.camera import CameraModel
+from easi3r_ros.ros.convert import ConversionError, rgb_from_compressed, rgb_from_image
+
+log = logging.getLogger(__name__)
+
+DECODERS = {"sensor_msgs/msg/Image": rgb_from_image, "sensor_msgs/msg/CompressedImage": rgb_from_compressed}
+CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+
+
+class BagSource(FrameSource):
+    """Stamps and frame_id are those of the image headers; images come in the order of recording."""
+
+    def __init__(self, path: Path, topic: str | None = None):
+        self.path = path
+        self._camera_info: Any | None = None
+        self._reader = open_bag(path)
+        try:
+            topics = self._reader.topics
+            self.topic = _choose_images(topics, topic, path, topic_table(topics))
+            self._images = topics[self.topic]
+            self._info = _camera_info_beside(self.topic, topics)
+            self._rate = self._measure_rate()
+        except SourceError:
+            self.close()
+            raise
+        self._topics = {name: info.msgtype or "several types" for name, info in topics.items()}
+
+    @property
+    def length(self) -> int:
+        return self._images.msgcount
+
+    @property
+    def rate(self) -> float | None:
+        return self._rate
+
+    @property
+    def topics(self) -> dict[str, str]:
+        return dict(self._topics)
+
+    @property
+    def camera_info(self) -> Any | None:
+        return self._camera_info
+
+    def __iter__(self) -> Iterator[Frame]:
+        decode = DECODERS[self._images.msgtype]
+        camera = CameraModel("rect" in self.topic, log.warning)
+        self._prime(camera)
+        index = 0
+        for connection, _, raw in read_messages(self._reader, self.path, self._images.connections + self._info):
+            message = self._deserialize(raw, connection)
+            if connection.msgtype == CAMERA_INFO:
+                camera.update(message)
+                continue
+            header = message.header
+            stamp = header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
+            try:
+                image = decode(message)
+            except ConversionError as error:
+                raise SourceError(f"'{self.path}', {self.topic}, image {index} (stamp {stamp} ns): {error}") from error
+            self._camera_info, K = camera.matching((image.shape[1], image.shape[0]), header.frame_id)
+            yield Frame(index, stamp, header.frame_id, image, K)
+            index += 1
+
+    def close(self) -> None:
+        if self._reader.stack is not None:
+            self._reader.close()
+
+    def _prime(self, camera: CameraModel) -> None:
+        """The first image may be recorded before the camera_info that belongs to it."""
+        for connection, _, raw in read_messages(self._reader, self.path, self._info) if self._info else ():
+            camera.update(self._deserialize(raw, connection))
+            return
+
+    def _deserialize(self, raw: bytes, connection: Connection) -> Any:
+        try:
+            return self._reader.deserialize(raw, connection.msgtype)
+        except Exception as error:  # damaged CDR fails in rosbags' generated code with whatever error comes first
+            raise SourceError(f"'{self.path}', {connection.topic}: a message is damaged ({error})") from error
+
+    def _measure_rate(self) -> float | None:
+        """Frames per second of the first two seconds or so; the median forgives a gap."""
+        messages = islice(read_messages(self._reader, self.path, self._images.connections), 60)
+        gaps = [b - a for a, b in pairwise(time for _, time, _ in messages)]
+        median = statistics.median(gaps) if gaps else 0
+        return 1e9 / median if median > 0 else None
+
+
+def _choose_images(topics: dict[str, TopicInfo], wanted: str | None, path: Path, table: str) -> str:
+    images = [name for name, info in topics.items() if info.msgtype in DECODERS]
+    if wanted is not None:
+        if wanted not in topics:
+            raise SourceError(f"'{path}' has no topic '{wanted}'; its topics:\n{table}")
+        if wanted not in images:
+            raise SourceError(f"'{wanted}' in '{path}' is {topics[wanted].msgtype}, not an image; its topics:\n{table}")
+        return wanted
+    if not images:
+        raise SourceError(f"'{path}' has no image topic (sensor_msgs Image or CompressedImage); its topics:\n{table}")
+    if len(images) > 1:
+        raise SourceError(f"'{path}' has {len(images)} image topics: choose one with --topic NAME:\n{table}")
+    return images[0]
+
+
+def _camera_info_beside(image_topic: str, topics: dict[str, TopicInfo]) -> list[Connection]:
+    """By the convention of image_transport and image_pipeline: camera_info in the namespace of the (raw) image."""
+    base = image_topic.removesuffix("/compressed")
+    for name in (f"{base.rpartition('/')[0]}/camera_info", f"{base}/camera_info"):
+        if name in topics and topics[name].msgtype == CAMERA_INFO:
+            return topics[name].connections
+    return []

@@ -1,0 +1,79 @@
+"""Results as a rosbag2 (MCAP), as the node publishes them: same topics, types, stamps and frames. Needs no ROS."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer, WriterError
+
+from easi3r_ros.core.config import CloudConfig
+from easi3r_ros.core.types import FrameResult
+from easi3r_ros.io.writers import ResultWriter, WriteError
+from easi3r_ros.ros.message_types import Header, TFMessage
+from easi3r_ros.ros.messages import time_message
+from easi3r_ros.ros.results import TOPICS, ResultMessages
+from easi3r_ros.ros.stand_ins import serialize, type_name, typestore
+from easi3r_ros.ros.status import BackboneInfo, Timing, status_message
+from easi3r_ros.ros.worker import Counts
+
+NODE = "/easi3r"
+MAP_FRAME = "map"
+# Every message repeats the path, so its length decides how fast the bag grows; /tf and odometry have the rest.
+PATH_LENGTH = 100
+
+
+class BagWriter(ResultWriter):
+    """FOLDER/FOLDER_NAME.mcap and metadata.yaml. A message is recorded at the stamp of its image."""
+
+    def __init__(
+        self,
+        folder: Path,
+        clouds: CloudConfig,
+        backbone: BackboneInfo,
+        camera_info: Callable[[], Any | None] = lambda: None,
+    ):
+        """camera_info(): the CameraInfo received with the frame that is being written. Raises WriteError."""
+        self._backbone, self._camera_info = backbone, camera_info
+        self._messages = ResultMessages(MAP_FRAME, PATH_LENGTH, clouds)
+        self._stamps: dict[int, int] = {}
+        self._count = 0
+        classes = {f"{NODE}/{name}": kind for name, kind in TOPICS.items()} | {"/tf": TFMessage}
+        try:
+            self._writer = Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP)
+            self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+            self._writer.open()
+        except WriterError as error:
+            raise WriteError(str(error)) from error
+        self._connections = {
+            topic: self._writer.add_connection(topic, type_name(kind), typestore=typestore())
+            for topic, kind in classes.items()
+        }
+
+    def write(self, result: FrameResult) -> None:
+        frame = result.frame
+        header = Header(stamp=time_message(frame.stamp_ns), frame_id=frame.frame_id)
+        self._count += 1
+        for name, message in self._messages.make(result, header, self._camera_info(), lambda _: True):
+            self._record(f"{NODE}/{name}", frame.stamp_ns, message)
+        transform = self._messages.transform(result, header)
+        if transform is not None:
+            self._record("/tf", frame.stamp_ns, TFMessage(transforms=[transform]))
+        self._record(f"{NODE}/status", frame.stamp_ns, self._status(result, header))
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _record(self, topic: str, stamp_ns: int, message: Any) -> None:
+        self._writer.write(self._connections[topic], stamp_ns, serialize(message))
+
+    def _status(self, result: FrameResult, header: Any) -> Any:
+        self._stamps[result.frame.index] = result.frame.stamp_ns
+        self._stamps = {index: self._stamps[index] for index in result.window}
+        # Nothing waits in a queue and no clock runs here: the work alone is the latency.
+        work_ms = sum(result.latency_ms.values())
+        timing = Timing(work_ms, math.nan, 1e3 / work_ms if work_ms > 0 else 0.0)
+        counts = Counts(received=self._count, processed=self._count)
+        return status_message(result, header, list(self._stamps.values()), self._backbone, timing, counts)

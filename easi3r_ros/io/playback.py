@@ -1,0 +1,87 @@
+"""What a player publishes: the messages of a bag as they were recorded, or the frames of a video as camera messages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from easi3r_ros.io.bags import open_bag, read_messages, topic_table
+from easi3r_ros.io.source import FrameSource, SourceError, is_bag, open_source
+from easi3r_ros.ros.message_types import CameraInfo, Header, Image
+from easi3r_ros.ros.messages import camera_info_message, image_message, time_message
+from easi3r_ros.ros.schedule import TimedMessage
+from easi3r_ros.ros.stand_ins import serialize, type_name
+
+
+def open_playback(
+    path: Path, topics: Collection[str] = (), rate: float | None = None, camera_info: Path | None = None
+) -> BagMessages | FrameMessages:
+    """What to play of a bag (all topics, or those named), a video or an image folder. Raises SourceError."""
+    if path.exists() and is_bag(path):
+        if rate is not None or camera_info is not None:
+            raise SourceError("a bag has its own stamps and camera_info: leave out the frame rate and the calibration")
+        return BagMessages(path, topics)
+    if topics:
+        raise SourceError(f"'{path}' is no bag: it has no topics to choose")
+    return FrameMessages(open_source(path, rate=rate, camera_info=camera_info))
+
+
+class BagMessages:
+    """The messages of a bag, of all topics or the chosen ones; can be iterated again. A context manager."""
+
+    def __init__(self, path: Path, topics: Collection[str] = ()):
+        """Raises SourceError."""
+        self._path = path
+        self._reader = open_bag(path)
+        recorded = self._reader.topics
+        for topic in topics:
+            if topic not in recorded:
+                self._reader.close()
+                raise SourceError(f"'{path}' has no topic '{topic}'; its topics:\n{topic_table(recorded)}")
+        self._connections = [c for c in self._reader.connections if not topics or c.topic in topics]
+
+    @property
+    def topics(self) -> dict[str, str]:
+        return {connection.topic: connection.msgtype for connection in self._connections}
+
+    def __iter__(self) -> Iterator[TimedMessage]:
+        for connection, time_ns, raw in read_messages(self._reader, self._path, self._connections):
+            yield TimedMessage(connection.topic, time_ns, bytes(raw))
+
+    def __enter__(self) -> BagMessages:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
+
+
+class FrameMessages:
+    """The frames of a video or an image folder as `image` (rgb8), with `camera_info` where the camera is calibrated.
+
+    Stamps begin with the time at which this is made: what starts at zero would lie decades in the past.
+    """
+
+    def __init__(self, source: FrameSource):
+        self._source = source
+        self._start_ns = time.time_ns()
+
+    @property
+    def topics(self) -> dict[str, str]:
+        return {"image": type_name(Image), "camera_info": type_name(CameraInfo)}
+
+    def __iter__(self) -> Iterator[TimedMessage]:
+        for frame in self._source:
+            stamp = self._start_ns + frame.stamp_ns
+            header = Header(stamp=time_message(stamp), frame_id=frame.frame_id)
+            if frame.K is not None:
+                size = (frame.image.shape[1], frame.image.shape[0])
+                info = camera_info_message(header, size, frame.K, None)
+                yield TimedMessage("camera_info", stamp, bytes(serialize(info)))
+            yield TimedMessage("image", stamp, bytes(serialize(image_message(frame.image, "rgb8", header))))
+
+    def __enter__(self) -> FrameMessages:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._source.close()

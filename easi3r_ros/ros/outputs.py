@@ -1,0 +1,77 @@
+"""The node's publishers: every result goes out on those topics that somebody listens to, and on TF."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSProfile
+from rclpy.qos_overriding_options import QoSOverridingOptions
+
+from easi3r_ros.core.types import FrameResult
+from easi3r_ros.ros.message_types import CameraInfo, Header, WindowStatus
+from easi3r_ros.ros.params import Settings
+from easi3r_ros.ros.results import TOPICS, ResultMessages
+from easi3r_ros.ros.tf import CameraBroadcaster
+
+# Reliable. A recorder of a bag's results must get every one even if it is slow for a moment.
+_DEPTH, _BAG_DEPTH = 10, 200
+
+
+class Outputs:
+    """Lifecycle publishers under `~/`, silent while the node is inactive.
+
+    warn(text): for a person. Raises RuntimeError for a QoS override that does not exist.
+    """
+
+    def __init__(self, node: LifecycleNode, settings: Settings, warn: Callable[[str], None]):
+        self._node = node
+        self._publishers: dict[str, Any] = {}
+        self._broadcaster: CameraBroadcaster | None = None
+        self._results = ResultMessages(settings.node.map_frame, settings.node.path_length, settings.pipeline.clouds)
+        try:
+            self._open(settings, warn)
+        except Exception:  # the next configure must not find half of the publishers
+            self.close()
+            raise
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Apply changed live settings."""
+        self._results.reconfigure(settings.node.path_length, settings.pipeline.clouds)
+
+    def restart(self) -> None:
+        """A new world: what was said about the old one does not belong to it."""
+        self._results.restart()
+
+    def publish(self, result: FrameResult, header: Header, camera_info: CameraInfo | None) -> None:
+        """Everything about one image but the status. header, camera_info: as received with the image."""
+        for name, message in self._results.make(result, header, camera_info, self._wanted):
+            self._publishers[name].publish(message)
+        transform = self._results.transform(result, header)
+        if self._broadcaster and transform:
+            self._broadcaster.send(transform)
+
+    def publish_status(self, status: WindowStatus) -> None:
+        self._publishers["status"].publish(status)
+
+    def close(self) -> None:
+        if self._broadcaster:
+            self._broadcaster.close()
+        for publisher in self._publishers.values():
+            self._node.destroy_lifecycle_publisher(publisher)
+
+    def _open(self, settings: Settings, warn: Callable[[str], None]) -> None:
+        depth = _BAG_DEPTH if settings.node.bag_mode else _DEPTH
+        for name, type_ in TOPICS.items():
+            self._publishers[name] = self._node.create_lifecycle_publisher(
+                type_,
+                f"~/{name}",
+                QoSProfile(depth=depth),
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            )
+        if settings.node.tf_mode == "map_to_camera":
+            self._broadcaster = CameraBroadcaster(self._node, settings.node.map_frame, warn)
+
+    def _wanted(self, name: str) -> bool:
+        return self._publishers[name].get_subscription_count() > 0

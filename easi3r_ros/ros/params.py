@@ -1,0 +1,173 @@
+"""ROS parameters made from the settings of the configuration dataclasses, and their values back, checked."""
+
+from __future__ import annotations
+
+import array
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, dataclass, field
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.exceptions import (
+    InvalidParameterTypeException,
+    InvalidParameterValueException,
+)
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from easi3r_ros.core.config import ConfigError, PipelineConfig, setting, settings, with_settings
+
+START_ONLY = ("autostart",)
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """What concerns the node alone; the pipeline's own settings are in PipelineConfig."""
+
+    image_transport: str = setting(
+        "raw",
+        "raw: sensor_msgs/Image on `image`; compressed: sensor_msgs/CompressedImage on `image/compressed`.",
+        choices=("raw", "compressed"),
+    )
+    image_rectified: str = setting(
+        "auto",
+        "The images have no lens distortion, so P of camera_info counts; auto: if the image topic's name has 'rect'.",
+        choices=("auto", "yes", "no"),
+    )
+    image_timeout: float = setting(
+        5.0, "Seconds without an image after which the node warns and says what it found.", low=0.1, live=True
+    )
+    tf_mode: str = setting(
+        "map_to_camera",
+        "map_to_camera: broadcast map_frame -> the image's frame_id on /tf; none: broadcast nothing.",
+        choices=("map_to_camera", "none"),
+    )
+    map_frame: str = setting("map", "Name of the world frame that poses, odometry, path and TF are given in.")
+    bag_mode: bool = setting(
+        False,
+        "Process every image: reliable input, and nothing is dropped. False: always the newest, others are dropped.",
+    )
+    path_length: int = setting(1000, "Poses kept in ~/path.", low=1, high=100_000, live=True)
+    autostart: bool = setting(True, "Configure and activate at start, without waiting for a lifecycle manager.")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All parameters of the node."""
+
+    node: NodeConfig = field(default_factory=NodeConfig)
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
+
+    def items(self) -> Iterator[tuple[str, Field, Any]]:
+        """(parameter name, dataclass field, value) of every parameter."""
+        yield from settings(self.node)
+        yield from settings(self.pipeline)
+
+    def updated(self, values: Mapping[str, Any]) -> Settings:
+        """A copy with some parameters replaced, checked. Raises ConfigError."""
+        of_node = {name for name, _, _ in settings(self.node)}
+        # rclpy gives lists of numbers as array.array
+        values = {name: tuple(v) if isinstance(v, array.array) else v for name, v in values.items()}
+        return Settings(
+            with_settings(self.node, {name: value for name, value in values.items() if name in of_node}),
+            with_settings(self.pipeline, {name: value for name, value in values.items() if name not in of_node}),
+        )
+
+
+def declare(node: Node) -> Settings:
+    """Declare every parameter and give their values at start (YAML, command line).
+
+    Raises ConfigError that names the first parameter with a value that cannot work.
+    """
+    for name, item, default in Settings().items():
+        value = Parameter.Type.INTEGER_ARRAY if isinstance(default, tuple) else default
+        try:
+            node.declare_parameter(name, value, descriptor(name, item, default))
+        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+            raise ConfigError(str(error)) from error
+        if isinstance(default, tuple) and node.get_parameter_or(name).type_ == Parameter.Type.NOT_SET:
+            # rclpy cannot tell the type of an empty list, so it takes none as a default.
+            node.set_parameters([Parameter(name, Parameter.Type.INTEGER_ARRAY, list(default))])
+    return read(node)
+
+
+def unknown_overrides(node: Node) -> list[str]:
+    """Names given a value at start (YAML, command line) that are no parameter of this node: typing errors, mostly."""
+    # rclpy ignores them without a word and has no public way to ask for them.
+    return [
+        name
+        for name in node._parameter_overrides
+        if not (node.has_parameter(name) or name.startswith("qos_overrides."))
+    ]
+
+
+def read(node: Node) -> Settings:
+    """The present values. Raises ConfigError."""
+    return Settings().updated({name: node.get_parameter(name).value for name, _, _ in Settings().items()})
+
+
+def descriptor(name: str, item: Field, default: Any) -> ParameterDescriptor:
+    """What `ros2 param describe` shows: description, limits, and when a change takes effect."""
+    meta = item.metadata
+    result = ParameterDescriptor(description=meta["description"], read_only=name in START_ONLY)
+    constraints = [f"One of: {', '.join(meta['choices'])}."] if meta["choices"] else []
+    if not result.read_only:
+        constraints.append("Applied at once." if meta["live"] else "Read when the node is configured.")
+    result.additional_constraints = " ".join(constraints)
+    low, high = meta["low"], meta["high"]
+    if isinstance(default, float) and (low, high) != (None, None):
+        limit = sys.float_info.max
+        result.floating_point_range = [
+            FloatingPointRange(
+                from_value=-limit if low is None else float(low), to_value=limit if high is None else float(high)
+            )
+        ]
+    elif isinstance(default, int) and not isinstance(default, bool) and (low, high) != (None, None):
+        result.integer_range = [
+            IntegerRange(
+                from_value=-(2**63) if low is None else int(low), to_value=2**63 - 1 if high is None else int(high)
+            )
+        ]
+    return result
+
+
+class ParameterGuard:
+    """Decides about every change of a parameter, with the reason, and passes on what takes effect at once.
+
+    is_configured(): whether the node runs on values it read earlier. apply(settings): called with the new settings when
+    live ones changed while it is.
+    """
+
+    def __init__(
+        self, node: Node, start: Settings, is_configured: Callable[[], bool], apply: Callable[[Settings], None]
+    ):
+        self.settings = start
+        self._is_configured = is_configured
+        self._apply = apply
+        self._fields = {name: item for name, item, _ in start.items()}
+        node.add_on_set_parameters_callback(self.check)
+
+    def check(self, parameters: list[Parameter]) -> SetParametersResult:
+        ours = {parameter.name: parameter.value for parameter in parameters if parameter.name in self._fields}
+        try:
+            changed = self.settings.updated(ours)
+        except ConfigError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        present = {name: value for name, _, value in self.settings.items()}
+        different = [name for name, _, value in changed.items() if value != present[name]]
+        if self._is_configured():
+            fixed = [name for name in different if not self._fields[name].metadata["live"]]
+            if fixed:
+                return SetParametersResult(successful=False, reason=_not_now(fixed))
+        self.settings = changed
+        if different and self._is_configured():
+            self._apply(changed)
+        return SetParametersResult(successful=True)
+
+
+def _not_now(names: list[str]) -> str:
+    return (
+        f"{', '.join(names)}: read when the node is configured, so it cannot change now; "
+        "deactivate and clean up the node, change it, then configure and activate"
+    )

@@ -1,0 +1,137 @@
+"""Publishes recorded messages over DDS, byte for byte, with the timing of the recording."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import rclpy
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from rosgraph_msgs.msg import Clock
+
+from easi3r_ros.ros.messages import time_message
+from easi3r_ros.ros.schedule import TimedMessage, paced
+
+log = logging.getLogger(__name__)
+
+# Deep enough that a slow subscriber loses nothing in a burst; a camera driver keeps few.
+RELIABLE = QoSProfile(depth=200, reliability=ReliabilityPolicy.RELIABLE)
+BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+# The subscriber may learn of us later than we of it; what is published before is lost to it if best effort.
+SETTLE_SECONDS = 0.3
+ACK_SECONDS = 10.0
+
+
+class PlayError(RuntimeError):
+    """Nothing can be played, or nobody listens; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class PlayOptions:
+    rate: float = 1.0  # recorded seconds per second
+    loop: bool = False  # start again at the end, with the same stamps
+    clock: bool = False  # publish the recorded time on /clock, for nodes with use_sim_time
+    reliable: bool = True  # fits every subscriber and loses nothing; False: best effort, as camera drivers do
+    wait: float = 0.0  # seconds to wait for a subscriber; 0: start at once
+    remap: Mapping[str, str] = field(default_factory=dict)  # recorded topic -> topic to publish on
+
+
+@dataclass(frozen=True)
+class PlayReport:
+    messages: dict[str, int]  # per published topic
+    seconds: float  # wall time
+    latest: float  # seconds by which the latest message came too late
+    acknowledged: bool  # every reliable subscriber has everything
+
+
+def play(messages: Iterable[TimedMessage], topics: Mapping[str, str], options: PlayOptions) -> PlayReport:
+    """Publish all messages; topics: recorded topic -> type, such as sensor_msgs/msg/Image.
+
+    Topics whose type is not installed are left out with a warning. Raises PlayError; a KeyboardInterrupt goes through.
+    """
+    context = rclpy.Context()
+    rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
+    node = rclpy.create_node("easi3r_player", context=context, start_parameter_services=False)
+    try:
+        return _Player(node, topics, options).run(messages)
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown(context=context)
+
+
+class _Player:
+    def __init__(self, node: Node, topics: Mapping[str, str], options: PlayOptions):
+        self._options = options
+        self._publishers = self._make_publishers(node, topics)
+        self._clock = node.create_publisher(Clock, "/clock", BEST_EFFORT) if options.clock else None
+        self._sent: Counter[str] = Counter()
+        self._latest = 0.0
+
+    def run(self, messages: Iterable[TimedMessage]) -> PlayReport:
+        if self._options.wait > 0:
+            self._wait_for_subscriber()
+        start = time.monotonic()
+        self._play_once(messages)
+        while self._options.loop:
+            self._play_once(messages)
+        seconds = time.monotonic() - start
+        return PlayReport(dict(self._sent), seconds, self._latest, self._all_acknowledged())
+
+    def _make_publishers(self, node: Node, topics: Mapping[str, str]) -> dict[str, Publisher]:
+        qos = RELIABLE if self._options.reliable else BEST_EFFORT
+        publishers = {}
+        for topic, name in topics.items():
+            message_class = find_class(name)
+            if message_class is None:
+                log.warning("'%s' is left out: its type %s is not installed", topic, name)
+            else:
+                publishers[topic] = node.create_publisher(message_class, self._options.remap.get(topic, topic), qos)
+        if not publishers:
+            raise PlayError("nothing to play: none of the message types is installed")
+        return publishers
+
+    def _wait_for_subscriber(self) -> None:
+        deadline = time.monotonic() + self._options.wait
+        while not any(publisher.get_subscription_count() for publisher in self._publishers.values()):
+            if time.monotonic() > deadline:
+                names = ", ".join(publisher.topic_name for publisher in self._publishers.values())
+                raise PlayError(
+                    f"nobody subscribed to {names} within {self._options.wait:g} s: is the other node running, with "
+                    "the same ROS_DOMAIN_ID, and does it listen to these topics?"
+                )
+            time.sleep(0.02)
+        time.sleep(SETTLE_SECONDS)
+
+    def _play_once(self, messages: Iterable[TimedMessage]) -> None:
+        playable = (message for message in messages if message.topic in self._publishers)
+        for message, late in paced(playable, self._options.rate, self._publish_clock if self._clock else None):
+            publisher = self._publishers[message.topic]
+            publisher.publish(message.data)
+            self._sent[publisher.topic_name] += 1
+            self._latest = max(self._latest, late)
+
+    def _publish_clock(self, time_ns: int) -> None:
+        self._clock.publish(Clock(clock=time_message(time_ns)))
+
+    def _all_acknowledged(self) -> bool:
+        """Leaving earlier would take away what is still on its way."""
+        patience = Duration(seconds=ACK_SECONDS)
+        return not self._options.reliable or all(p.wait_for_all_acked(patience) for p in self._publishers.values())
+
+
+def find_class(name: str) -> Any | None:
+    """The class of a message type such as sensor_msgs/msg/Image; None if it is not installed."""
+    package, kind, message = name.split("/")
+    try:
+        return getattr(importlib.import_module(f"{package}.{kind}"), message, None)
+    except ImportError:
+        return None

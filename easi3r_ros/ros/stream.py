@@ -1,0 +1,155 @@
+"""One activation of the node: images from the subscription through worker and engine to the outputs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode
+
+from easi3r_ros.ros.camera import CameraModel
+from easi3r_ros.ros.convert import ConversionError, rgb_from_compressed, rgb_from_image
+from easi3r_ros.ros.engine import Engine
+from easi3r_ros.ros.inputs import CameraInput, camera_topics
+from easi3r_ros.ros.messages import stamp_ns
+from easi3r_ros.ros.outputs import Outputs
+from easi3r_ros.ros.params import NodeConfig
+from easi3r_ros.ros.status import BackboneInfo, Monitor, Timing, status_message, total_latency_ms
+from easi3r_ros.ros.worker import Worker
+
+_BAG_CAPACITY = 4
+# A camera_info that somebody publishes is waited for this long, so that tracking need not start twice.
+_INFO_PATIENCE = 2.0
+# A slow network may have an image in hand for longer; the reset then takes effect after its result.
+_RESET_PATIENCE = 5.0
+_READERS = {"raw": rgb_from_image, "compressed": rgb_from_compressed}
+
+
+@dataclass(frozen=True)
+class Arrival:
+    message: Any  # sensor_msgs Image or CompressedImage
+    when: float  # perf_counter seconds
+
+
+class Stream:
+    """Starts with its construction, ends with `close`.
+
+    warn(text), error(text, exception): for a person; may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        config: NodeConfig,
+        engine: Engine,
+        outputs: Outputs,
+        backbone: BackboneInfo,
+        warn: Callable[[str], None],
+        error: Callable[[str, Exception], None],
+    ):
+        self._node = node
+        self._engine = engine
+        self._outputs = outputs
+        self._backbone = backbone
+        self._error = error
+        self._read = _READERS[config.image_transport]
+        self._first = True
+        self.monitor = Monitor()
+        self.topics = camera_topics(node, config.image_transport)
+        self._camera = CameraModel(_is_rectified(config, self.topics.image), warn)
+        self.worker: Worker[Arrival] = Worker(
+            self._process,
+            self._failed,
+            lossless=config.bag_mode,
+            capacity=_BAG_CAPACITY if config.bag_mode else 1,
+        )
+        self.worker.start()  # before the first image can come
+        try:
+            self._input = CameraInput(
+                node,
+                self.topics,
+                config.image_transport,
+                config.bag_mode,
+                on_image=self._on_image,
+                on_info=self._camera.update,
+                on_lost=self.monitor.image_lost,
+                warn=warn,
+            )
+        except Exception:  # a QoS override that does not exist
+            self.worker.stop()
+            raise
+
+    def silent(self, seconds: float) -> bool:
+        """No image came for so long, although one could have been taken."""
+        return self.worker.idle and self.monitor.silence > seconds
+
+    def why_silent(self) -> str:
+        return self._input.why_silent()
+
+    def close(self) -> None:
+        """Finish the image in hand, then stop."""
+        self.worker.stop()
+        self._input.close()
+
+    def reset(self) -> None:
+        """Drop what waits and start a new world with the next image; returns when the image in hand is done."""
+        done = threading.Event()
+
+        def reset() -> None:
+            self._engine.reset()
+            self.on_restart()
+            done.set()
+
+        self.worker.flush(reset)
+        done.wait(_RESET_PATIENCE)
+
+    def on_restart(self) -> None:
+        """The engine started a new world."""
+        self.monitor.restarted()
+        self._outputs.restart()
+
+    def _on_image(self, message: Any) -> None:
+        self.monitor.image_came()
+        self.worker.submit(Arrival(message, time.perf_counter()))
+
+    def _process(self, arrival: Arrival) -> None:
+        header = arrival.message.header
+        image = self._read(arrival.message)
+        if self._first and self._node.count_publishers(self.topics.info) > 0:
+            self._camera.wait(_INFO_PATIENCE)
+        self._first = False
+        info, K = self._camera.matching((image.shape[1], image.shape[0]), header.frame_id)
+        result = self._engine.process(image, stamp_ns(header.stamp), header.frame_id, K)
+        self._outputs.publish(result, header, info)
+        latency_ms = (time.perf_counter() - arrival.when) * 1e3
+        self.monitor.finished(result, latency_ms)
+        total_ms = total_latency_ms(self._node.get_clock().now().nanoseconds, header)
+        counts = self.worker.counts
+        self._outputs.publish_status(
+            status_message(
+                result,
+                header,
+                [self._engine.stamp_ns(index) for index in result.window],
+                self._backbone,
+                Timing(latency_ms, total_ms, self.monitor.frame_rate),
+                replace(counts, processed=counts.processed + 1),
+            )
+        )
+
+    def _failed(self, error: Exception) -> None:
+        if isinstance(error, ConversionError):
+            text = f"image on '{self.topics.image}' left out: {error}"
+        else:
+            # After a failure half-way the pipeline's memory cannot be trusted.
+            self._engine.reset()
+            self.on_restart()
+            text = f"image left out, tracking starts again: {type(error).__name__}: {error}"
+        self.monitor.failed(text)
+        self._error(text, error)
+
+
+def _is_rectified(config: NodeConfig, topic: str) -> bool:
+    return config.image_rectified == "yes" or (config.image_rectified == "auto" and "rect" in topic)

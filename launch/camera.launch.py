@@ -1,0 +1,72 @@
+"""Starts the node on a camera: `ros2 launch easi3r_ros camera.launch.py image:=/camera/image_rect`.
+
+`ros2 launch easi3r_ros camera.launch.py --show-args` explains the arguments.
+"""
+
+from launch import Action, LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
+from launch.events.process import ProcessExited
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import LifecycleNode
+from launch_ros.substitutions import FindPackageShare
+
+# Arguments that set one parameter of the node: (argument, parameter, what it is). Empty: the parameters file counts.
+SHORTCUTS = (
+    ("checkpoint", "backbone.checkpoint", "DUSt3R-architecture checkpoint; none: the classical default"),
+    ("device", "backbone.device", "cpu, cuda, cuda:1 ..."),
+    ("image_transport", "image_transport", "raw or compressed"),
+    ("tf_mode", "tf_mode", "what is broadcast on /tf"),
+    ("map_frame", "map_frame", "name of the world frame"),
+)
+
+
+def generate_launch_description() -> LaunchDescription:
+    default_parameters = PathJoinSubstitution([FindPackageShare("easi3r_ros"), "config", "camera.yaml"])
+    arguments = [
+        DeclareLaunchArgument("image", default_value="image", description="Topic of the images."),
+        DeclareLaunchArgument(
+            "camera_info", default_value="", description="Topic of the calibration; empty: camera_info beside `image`."
+        ),
+        DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node."),
+        DeclareLaunchArgument("params_file", default_value=default_parameters, description="YAML with parameters."),
+        DeclareLaunchArgument("use_sim_time", default_value="false", description="Time from /clock."),
+        DeclareLaunchArgument("autostart", default_value="true", description="Configure and activate at start."),
+        DeclareLaunchArgument("log_level", default_value="info", description="debug, info, warn or error."),
+    ]
+    arguments += [
+        DeclareLaunchArgument(argument, default_value="", description=f"{text} (parameter `{parameter}`).")
+        for argument, parameter, text in SHORTCUTS
+    ]
+    return LaunchDescription([*arguments, OpaqueFunction(function=start_node)])
+
+
+def start_node(context: LaunchContext) -> list[LifecycleNode]:
+    """The node, with the values that the arguments have by now."""
+
+    def value(argument: str) -> str:
+        return LaunchConfiguration(argument).perform(context)
+
+    image = value("image")
+    # image_transport's rule: the calibration of a/b/image is on a/b/camera_info.
+    camera_info = value("camera_info") or "/".join([*image.split("/")[:-1], "camera_info"])
+    given = {parameter: value(argument) for argument, parameter, _ in SHORTCUTS if value(argument)}
+    switches = {name: value(name).lower() == "true" for name in ("use_sim_time", "autostart")}
+    return [
+        LifecycleNode(
+            package="easi3r_ros",
+            executable="node",
+            name="easi3r",
+            namespace=value("namespace"),
+            parameters=[value("params_file"), given | switches],
+            remappings=[("image", image), ("image/compressed", f"{image}/compressed"), ("camera_info", camera_info)],
+            arguments=["--ros-args", "--log-level", value("log_level")],
+            output="screen",
+            emulate_tty=True,
+            on_exit=end_launch,
+        )
+    ]
+
+
+def end_launch(_: ProcessExited, context: LaunchContext) -> list[Action]:
+    """Without the node nothing is left to do; a launch that ends already must not be ended twice."""
+    return [] if context.is_shutdown else [Shutdown(reason="the node ended")]

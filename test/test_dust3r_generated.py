@@ -1,0 +1,41 @@
+"""Weights made from names (golden README, section 1)."""
+
+import numpy as np
+import pytest
+import torch
+
+from easi3r_ros.core.backbones.dust3r.generated import canonical_name, generated_tensor
+
+
+def test_values_depend_on_name_and_salt_only():
+    first = generated_tensor("enc_norm.bias", (64,))
+    assert torch.equal(first, generated_tensor("enc_norm.bias", (64,)))
+    assert not torch.equal(first, generated_tensor("enc_norm.bias", (64,), salt="x"))
+    assert torch.equal(generated_tensor("b.bias", (8,), salt="a"), generated_tensor("ab.bias", (8,)))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "mean", "std"),
+    [
+        ("enc_blocks.3.attn.qkv.weight", (384, 256), 0, 1.5 / 16),
+        ("dec_blocks.3.cross_attn.projk.weight", (256, 256), 0, 1.5 / 16),
+        ("dec_blocks.3.cross_attn.projv.weight", (256, 256), 0, 1 / 16),
+        ("downstream_head1.dpt.head.4.weight", (4, 4096, 1, 1), 0, 0.2 / 64),
+        ("patch_embed.proj.weight", (256, 4, 8, 8), 0, 1 / 16),
+        ("enc_norm.weight", (10000,), 1, 0.02),
+        ("enc_norm.bias", (10000,), 0, 0.02),
+    ],
+)
+def test_scale(name, shape, mean, std):
+    values = generated_tensor(name, shape).numpy()
+    assert values.dtype == np.float32
+    assert abs(values.mean() - mean) < 4 * std / values.size**0.5
+    assert abs(values.std() / std - 1) < 0.05
+
+
+def test_aliases_share_the_first_name():
+    assert (
+        canonical_name("downstream_head1.dpt.scratch.layer_rn.0.weight")
+        == "downstream_head1.dpt.scratch.layer1_rn.weight"
+    )
+    assert canonical_name("downstream_head1.dpt.scratch.layer1_rn.weight").endswith("layer1_rn.weight")

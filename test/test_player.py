@@ -1,0 +1,222 @@
+"""Playing: when messages are due, and what really arrives over DDS."""
+
+import importlib.util
+import os
+import threading
+import time
+from contextlib import contextmanager, suppress
+
+import numpy as np
+import pytest
+from helpers_io import PERIOD, K, camera_bag, jpeg_image, picture, stamp, write_video
+
+from easi3r_ros.io import SourceError
+from easi3r_ros.io.playback import open_playback
+from easi3r_ros.ros.convert import rgb_from_image
+from easi3r_ros.ros.schedule import TICK, TimedMessage, paced
+
+needs_ros = pytest.mark.skipif(
+    importlib.util.find_spec("rclpy") is None,
+    reason="no ROS 2 here: `make test` sets it up (or source an installed one)",
+)
+
+
+class Clock:
+    """Time that passes only by sleeping."""
+
+    def __init__(self):
+        self.time = 100.0
+
+    def now(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.time += seconds
+
+
+def messages(*times_ms: int) -> list[TimedMessage]:
+    return [TimedMessage("/t", stamp(0) + ms * 1_000_000, b"") for ms in times_ms]
+
+
+@pytest.mark.parametrize("rate", [0.5, 1.0, 4.0])
+def test_messages_come_at_their_recorded_distance(rate):
+    clock = Clock()
+    due = [clock.now() for _ in paced(messages(0, 100, 350), rate, now=clock.now, sleep=clock.sleep)]
+    np.testing.assert_allclose(np.array(due) - 100.0, np.array([0, 0.1, 0.35]) / rate, atol=1e-9)
+
+
+def test_a_slow_consumer_loses_nothing_and_catches_up():
+    clock = Clock()
+    late = []
+    for _, lateness in paced(messages(0, 100, 200, 1000), 1.0, now=clock.now, sleep=clock.sleep):
+        late.append(lateness)
+        clock.sleep(0.3)
+    np.testing.assert_allclose(late, [0.0, 0.2, 0.4, 0.0], atol=1e-9)
+
+
+def test_the_recorded_time_is_told_all_along():
+    clock, told = Clock(), []
+    for _ in paced(messages(0, 1000), 2.0, told.append, clock.now, clock.sleep):
+        pass
+    seconds = (np.array(told) - stamp(0)) / 1e9
+    assert seconds[0] == 0.0 and seconds[-1] == 1.0
+    steps = np.diff(seconds)
+    assert (steps >= 0).all() and steps.max() <= 2.0 * TICK + 1e-6
+
+
+def test_a_bag_is_played_byte_for_byte_and_again(tmp_path):
+    with open_playback(camera_bag(tmp_path / "bag", 3)) as bag:
+        assert bag.topics == {
+            "/cam/image_raw": "sensor_msgs/msg/Image",
+            "/cam/camera_info": "sensor_msgs/msg/CameraInfo",
+        }
+        first, second = list(bag), list(bag)
+    assert first == second and [item.time_ns for item in first][::2] == [stamp(index) + 5 for index in range(3)]
+
+
+def test_topics_can_be_chosen(tmp_path):
+    path = camera_bag(tmp_path / "bag", 3)
+    with open_playback(path, ["/cam/image_raw"]) as bag:
+        assert {item.topic for item in bag} == {"/cam/image_raw"}
+    with pytest.raises(SourceError, match=r"no topic '/nothing'; its topics:[\s\S]*/cam/image_raw"):
+        open_playback(path, ["/nothing"])
+    with pytest.raises(SourceError, match="no bag"):
+        open_playback(write_video(tmp_path / "clip.mp4"), ["/cam"])
+
+
+def test_frames_become_camera_messages_with_stamps_of_now(tmp_path):
+    from easi3r_ros.ros.stand_ins import typestore
+
+    folder = tmp_path / "images"
+    folder.mkdir()
+    import cv2
+
+    for index in range(2):
+        cv2.imwrite(str(folder / f"{index}.png"), cv2.cvtColor(picture(index), cv2.COLOR_RGB2BGR))
+    calibration = tmp_path / "camera.yaml"
+    calibration.write_text(f"image_width: 64\nimage_height: 48\ncamera_matrix: {{data: {K.ravel().tolist()}}}\n")
+    before = time.time_ns()
+    with open_playback(folder, rate=10.0, camera_info=calibration) as playback:
+        items = list(playback)
+    assert [item.topic for item in items] == ["camera_info", "image"] * 2
+    info = typestore().deserialize_cdr(items[0].data, "sensor_msgs/msg/CameraInfo")
+    np.testing.assert_array_equal(info.k.reshape(3, 3), K)
+    image = typestore().deserialize_cdr(items[3].data, "sensor_msgs/msg/Image")
+    np.testing.assert_array_equal(rgb_from_image(image), picture(1))
+    assert image.header.stamp.sec * 10**9 + image.header.stamp.nanosec == items[3].time_ns
+    assert items[3].time_ns - items[1].time_ns == 100_000_000 and before <= items[1].time_ns <= time.time_ns()
+
+
+@contextmanager
+def listening(kind, topic, qos):
+    """[(monotonic time, message)] of a topic, filled while the context lasts."""
+    import rclpy
+    from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node("listener", context=context)
+    got: list = []
+    node.create_subscription(kind, topic, lambda message: got.append((time.monotonic(), message)), qos)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+
+    def spin() -> None:
+        with suppress(ExternalShutdownException):
+            executor.spin()
+
+    thread = threading.Thread(target=spin, daemon=True)
+    thread.start()
+    try:
+        yield got
+    finally:
+        context.shutdown()
+        thread.join(20)
+        node.destroy_node()
+
+
+@pytest.fixture
+def domain(monkeypatch):
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + (os.getpid() + 7) % 100))
+
+
+def arrived(got: list, count: int) -> None:
+    deadline = time.monotonic() + 10
+    while len(got) < count and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+@needs_ros
+@pytest.mark.parametrize("reliable", [True, False])
+def test_a_bag_arrives_whole_in_order_with_its_stamps_and_timing(tmp_path, domain, reliable):
+    from rclpy.qos import QoSProfile, ReliabilityPolicy
+    from sensor_msgs.msg import CompressedImage
+
+    from easi3r_ros.ros.player import PlayOptions, play
+
+    policy = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+    qos = QoSProfile(depth=100, reliability=policy)
+    count, rate = 20, 2.0
+    options = PlayOptions(rate=rate, reliable=reliable, wait=20.0, remap={"/cam/image_raw/compressed": "/there/image"})
+    with (
+        open_playback(camera_bag(tmp_path / "bag", count, image=jpeg_image)) as bag,
+        listening(CompressedImage, "/there/image", qos) as got,
+    ):
+        report = play(bag, bag.topics, options)
+        arrived(got, count if reliable else 0)
+    stamps = [message.header.stamp.sec * 10**9 + message.header.stamp.nanosec for _, message in got]
+    sent = [stamp(index) for index in range(count)]
+    # Best effort may lose some on a busy machine, but neither order nor content.
+    assert stamps == (sent if reliable else sorted(set(stamps) & set(sent))) and len(stamps) > count // 2
+    for item, (_, message) in zip(stamps, got, strict=True):
+        assert bytes(message.data) == bytes(jpeg_image(sent.index(item)).data)
+    assert report.messages == {"/there/image": count, "/cam/camera_info": count} and report.acknowledged
+    expected = (count - 1) * PERIOD / 1e9 / rate
+    assert expected <= report.seconds < expected + 1.0
+    span = (stamps[-1] - stamps[0]) / 1e9 / rate
+    assert got[-1][0] - got[0][0] == pytest.approx(span, abs=0.3)
+
+
+@needs_ros
+def test_clock_follows_the_recording(tmp_path, domain):
+    from rclpy.qos import QoSProfile, ReliabilityPolicy
+    from rosgraph_msgs.msg import Clock as ClockMessage
+
+    from easi3r_ros.ros.player import PlayOptions, play
+
+    qos = QoSProfile(depth=1000, reliability=ReliabilityPolicy.BEST_EFFORT)
+    with (
+        open_playback(camera_bag(tmp_path / "bag", 20)) as bag,
+        listening(ClockMessage, "/clock", qos) as got,
+    ):
+        # Nobody wants the images, so waiting for a subscriber would be in vain: play twice as long as discovery takes.
+        for _ in range(3):
+            play(bag, bag.topics, PlayOptions(clock=True))
+    times = [message.clock.sec * 10**9 + message.clock.nanosec for _, message in got]
+    assert len(times) > 20
+    assert stamp(0) + 5 <= min(times) and max(times) == stamp(19) + 9
+
+
+@needs_ros
+def test_waiting_for_nobody_ends_with_a_clear_error(tmp_path, domain):
+    from easi3r_ros.ros.player import PlayError, PlayOptions, play
+
+    with (
+        open_playback(camera_bag(tmp_path / "bag", 2)) as bag,
+        pytest.raises(PlayError, match="nobody subscribed to /cam/image_raw, /cam/camera_info within 0.2 s"),
+    ):
+        play(bag, bag.topics, PlayOptions(wait=0.2))
+
+
+@needs_ros
+def test_types_that_are_not_installed_are_left_out(tmp_path, domain, caplog):
+    from easi3r_ros.ros.player import PlayError, PlayOptions, play
+
+    topics = {"/cam/image_raw": "sensor_msgs/msg/Image", "/cam/camera_info": "strange_msgs/msg/Thing"}
+    with open_playback(camera_bag(tmp_path / "bag", 2)) as bag:
+        report = play(bag, topics, PlayOptions())
+        assert report.messages == {"/cam/image_raw": 2}
+        assert "'/cam/camera_info' is left out: its type strange_msgs/msg/Thing is not installed" in caplog.text
+        with pytest.raises(PlayError, match="nothing to play"):
+            play(bag, {"/cam/camera_info": "strange_msgs/msg/Thing"}, PlayOptions())

@@ -1,0 +1,349 @@
+"""Results as messages: every field of every output, with ROS's classes or with the stand-ins for them."""
+
+import array
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy.spatial.transform import Rotation
+
+from easi3r_ros.core.config import CloudConfig
+from easi3r_ros.core.types import Frame, FrameResult, PointCloud, TrackingState
+from easi3r_ros.ros import messages
+from easi3r_ros.ros.convert import array_from_image, rgb_from_image
+from easi3r_ros.ros.message_types import WITH_ROS, CameraInfo, DiagnosticStatus, Header, WindowStatus
+from easi3r_ros.ros.odometry import UNKNOWN, StampedPose, twist_between
+from easi3r_ros.ros.results import TOPICS, ResultMessages
+from easi3r_ros.ros.status import BackboneInfo, Monitor, Timing, status_message, total_latency_ms
+from easi3r_ros.ros.worker import Counts
+
+SECOND = 1_000_000_000
+K = np.array([[50.0, 0, 4], [0, 50, 3], [0, 0, 1]])
+
+
+def header(stamp_ns=1_234_567_891, frame_id="cam"):
+    return Header(stamp=messages.time_message(stamp_ns), frame_id=frame_id)
+
+
+def transform(rotation_vector=(0, 0, 0), translation=(0, 0, 0)):
+    result = np.eye(4)
+    result[:3, :3] = Rotation.from_rotvec(rotation_vector).as_matrix()
+    result[:3, 3] = translation
+    return result
+
+
+def result(index=0, state=TrackingState.TRACKING, world_from_cam=None, width=8, height=6):
+    mask = np.zeros((height, width), bool)
+    mask[:, : width // 2] = True
+    return FrameResult(
+        frame=Frame(index, (index + 1) * SECOND, "cam", np.full((height, width, 3), 7, np.uint8)),
+        mask=mask,
+        probability=mask * np.float32(0.75),
+        depth=np.full((height, width), 2, np.float32),
+        confidence=np.full((height, width), 3, np.float32),
+        K=K,
+        world_from_cam=transform() if world_from_cam is None else world_from_cam,
+        covariance=np.eye(6) * 0.01,
+        state=state,
+        reason="" if state is TrackingState.TRACKING else "because",
+        metric=False,
+        residual=0.02,
+        dynamic_fraction=0.5,
+        window=(index - 1, index) if index else (0,),
+        latency_ms={"encode": 1.5, "decode": 2.5},
+        evidence={},
+    )
+
+
+class TestImages:
+    @pytest.mark.parametrize(("encoding", "dtype"), [("mono8", "u1"), ("32FC1", "f4"), ("32SC1", "i4")])
+    def test_layout(self, encoding, dtype):
+        pixels = np.arange(12).reshape(3, 4).astype(dtype)
+        message = messages.image_message(pixels, encoding, header())
+        assert (message.width, message.height, message.encoding) == (4, 3, encoding)
+        assert message.step == 4 * pixels.itemsize and not message.is_bigendian
+        assert bytes(message.data) == pixels.astype(f"<{dtype}").tobytes()
+        assert (message.header.stamp.sec, message.header.stamp.nanosec) == (1, 234_567_891)
+
+    @pytest.mark.skipif(not WITH_ROS, reason="no ROS 2 here: the stand-ins keep NumPy arrays")
+    def test_data_is_an_array_as_rclpy_wants_it(self):
+        message = messages.image_message(np.zeros((2, 2), np.uint8), "mono8", header())
+        assert isinstance(message.data, array.array) and message.data.typecode == "B"
+
+    def test_wrong_shape(self):
+        with pytest.raises(ValueError, match="cannot be mono8"):
+            messages.image_message(np.zeros((2, 2, 3), np.uint8), "mono8", header())
+
+    def test_mask_polarity(self):
+        message = messages.mask_message(np.array([[True, False]]), header())
+        assert bytes(message.data) == b"\xff\x00" and message.encoding == "mono8"
+
+    @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9).map(lambda shape: (*shape, 3))))
+    def test_rgb_round_trip(self, pixels):
+        np.testing.assert_array_equal(rgb_from_image(messages.image_message(pixels, "rgb8", header())), pixels)
+
+    @given(hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)))
+    def test_depth_round_trip_keeps_nan(self, depth):
+        np.testing.assert_array_equal(array_from_image(messages.image_message(depth, "32FC1", header())), depth)
+
+    def test_views_need_not_be_contiguous(self):
+        pixels = np.arange(24, dtype=np.uint8).reshape(4, 6)[:, ::2]
+        np.testing.assert_array_equal(array_from_image(messages.image_message(pixels, "mono8", header())), pixels)
+
+
+class TestClouds:
+    def test_fields_and_colours(self):
+        cloud = PointCloud(
+            np.array([[1, 2, 3], [4, 5, 6]], np.float32),
+            np.array([[255, 128, 1], [0, 0, 255]], np.uint8),
+            np.array([1.5, 9], np.float32),
+        )
+        message = messages.cloud_message(cloud, header())
+        assert [(f.name, f.offset, f.datatype, f.count) for f in message.fields] == [
+            ("x", 0, 7, 1),
+            ("y", 4, 7, 1),
+            ("z", 8, 7, 1),
+            ("rgb", 12, 7, 1),
+            ("confidence", 16, 7, 1),
+        ]
+        assert (message.width, message.height, message.point_step, message.row_step) == (2, 1, 20, 40)
+        words = np.frombuffer(bytes(message.data), "<u4").reshape(2, 5)
+        assert [hex(word) for word in words[:, 3]] == ["0xff8001", "0xff"]
+        floats = np.frombuffer(bytes(message.data), "<f4").reshape(2, 5)
+        np.testing.assert_array_equal(floats[:, [0, 1, 2, 4]], [[1, 2, 3, 1.5], [4, 5, 6, 9]])
+        assert message.is_dense and not message.is_bigendian
+
+    def test_empty(self):
+        cloud = PointCloud(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), np.zeros(0, np.float32))
+        message = messages.cloud_message(cloud, header())
+        assert message.width == 0 and len(message.data) == 0 and message.is_dense
+
+    def test_not_dense(self):
+        cloud = PointCloud(np.full((1, 3), np.nan, np.float32), np.zeros((1, 3), np.uint8), np.ones(1, np.float32))
+        assert not messages.cloud_message(cloud, header()).is_dense
+
+
+class TestCameraInfo:
+    def test_received_is_passed_on_with_the_images_header(self):
+        received = CameraInfo(header=header(1, "other"), k=K.ravel() * 2, d=[0.1] * 5, width=8, height=6)
+        info = messages.camera_info_message(header(), (8, 6), K, received)
+        assert list(info.d) == [0.1] * 5 and info.k[0] == 100
+        assert info.header.frame_id == "cam" and received.header.frame_id == "other"
+
+    @pytest.mark.parametrize("received", [None, "uncalibrated"])
+    def test_estimated(self, received):
+        info = messages.camera_info_message(header(), (8, 6), K, CameraInfo() if received else None)
+        np.testing.assert_array_equal(np.reshape(info.k, (3, 3)), K)
+        np.testing.assert_array_equal(np.reshape(info.p, (3, 4)), np.hstack([K, np.zeros((3, 1))]))
+        assert (info.width, info.height, info.distortion_model, list(info.d)) == (8, 6, "plumb_bob", [0.0] * 5)
+
+
+class TestPoses:
+    @given(hnp.arrays(float, 3, elements=st.floats(-3, 3)), hnp.arrays(float, 3, elements=st.floats(-1e3, 1e3)))
+    def test_pose_round_trip(self, rotation_vector, translation):
+        world_from_cam = transform(rotation_vector, translation)
+        pose = messages.pose_of(world_from_cam)
+        q, p = pose.orientation, pose.position
+        assert math.isclose(math.hypot(q.x, q.y, q.z, q.w), 1)
+        np.testing.assert_allclose(
+            Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix(), world_from_cam[:3, :3], atol=1e-9
+        )
+        np.testing.assert_allclose([p.x, p.y, p.z], translation)
+
+    def test_quarter_turn_about_z(self):
+        q = messages.pose_of(transform((0, 0, np.pi / 2))).orientation
+        np.testing.assert_allclose([q.x, q.y, q.z, q.w], [0, 0, math.sqrt(0.5), math.sqrt(0.5)], atol=1e-12)
+
+    @given(st.integers(0, 2**31 * SECOND - 1))
+    def test_stamps_are_exact(self, stamp_ns):
+        assert messages.stamp_ns(messages.time_message(stamp_ns)) == stamp_ns
+
+    def test_covariance_is_row_major(self):
+        covariance = np.arange(36.0).reshape(6, 6)
+        assert list(messages.pose_message(transform(), covariance, header()).pose.covariance) == list(range(36))
+
+
+class TestTwist:
+    def pose(self, seconds, world_from_cam, covariance=None):
+        return StampedPose(
+            int(seconds * SECOND), world_from_cam, np.zeros((6, 6)) if covariance is None else covariance
+        )
+
+    def test_in_the_axes_of_the_camera(self):
+        """Half a second along world x while the camera looks along it (its z axis), turning about its y axis."""
+        looking_along_x = Rotation.from_matrix([[0, 0, 1], [-1, 0, 0], [0, -1, 0]])
+        first, second = np.eye(4), np.eye(4)
+        first[:3, :3] = looking_along_x.as_matrix()
+        second[:3, :3] = (looking_along_x * Rotation.from_rotvec([0, 1e-3, 0])).as_matrix()
+        second[0, 3] = 2
+        twist, _ = twist_between(self.pose(1, first), self.pose(1.5, second))
+        np.testing.assert_allclose(twist, [0, 0, 4, 0, 2e-3, 0], atol=5e-3)
+        np.testing.assert_allclose(twist[3:], [0, 2e-3, 0], atol=1e-9)
+
+    def test_covariance_follows_the_axes_and_time(self):
+        covariance = np.diag([1.0, 2, 3, 4, 5, 6])
+        turned = transform((0, 0, np.pi / 2))
+        _, result = twist_between(self.pose(0, turned, covariance), self.pose(2, turned, covariance))
+        np.testing.assert_allclose(np.diag(result), np.array([2, 1, 3, 5, 4, 6]) * 2 / 4)
+
+    @pytest.mark.parametrize("seconds", [1.0, 0.5])
+    def test_unknown_without_two_times(self, seconds):
+        assert twist_between(self.pose(1, transform()), self.pose(seconds, transform())) is UNKNOWN
+        assert twist_between(None, self.pose(1, transform())) is UNKNOWN
+
+
+class TestResults:
+    @pytest.fixture
+    def maker(self):
+        return ResultMessages("map", 3, CloudConfig(stride=1))
+
+    def make(self, maker, made, wanted=lambda name: True):
+        return dict(maker.make(made, header(made.frame.stamp_ns), None, wanted))
+
+    def test_everything_but_the_status(self, maker):
+        made = self.make(maker, result())
+        assert set(made) == set(TOPICS) - {"status"}
+        for name, message in made.items():
+            assert isinstance(message, TOPICS[name])
+            assert messages.stamp_ns(message.header.stamp) == SECOND
+            assert message.header.frame_id == ("map" if name in ("pose", "odometry", "path") else "cam")
+        assert bytes(made["mask"].data) == bytes([255, 255, 255, 255, 0, 0, 0, 0]) * 6
+        assert (made["points/static"].width, made["points/dynamic"].width) == (24, 24)
+        assert made["odometry"].child_frame_id == "cam"
+
+    def test_only_what_is_wanted_is_made(self, maker, monkeypatch):
+        monkeypatch.setattr("easi3r_ros.ros.results.split_cloud", lambda *_: pytest.fail("nobody wants clouds"))
+        assert set(self.make(maker, result(), lambda name: name == "mask")) == {"mask"}
+        assert self.make(maker, result(), lambda name: False) == {}
+
+    def test_path_is_bounded_and_grows_unseen(self, maker):
+        for index in range(4):
+            self.make(maker, result(index), lambda name: False)
+        made = self.make(maker, result(4), lambda name: name == "path")
+        assert [messages.stamp_ns(pose.header.stamp) for pose in made["path"].poses] == [s * SECOND for s in (3, 4, 5)]
+
+    def test_shorter_path_from_now_on(self, maker):
+        for index in range(3):
+            self.make(maker, result(index))
+        maker.reconfigure(2, CloudConfig())
+        assert len(self.make(maker, result(3))["path"].poses) == 2
+
+    def test_restart(self, maker):
+        self.make(maker, result(0, world_from_cam=transform(translation=(9, 9, 9))))
+        maker.restart()
+        made = self.make(maker, result(1))
+        assert len(made["path"].poses) == 1
+        assert made["odometry"].twist.covariance[0] == 1e6, "no velocity between two worlds"
+
+    def test_velocity(self, maker):
+        self.make(maker, result(0))
+        odometry = self.make(maker, result(1, world_from_cam=transform(translation=(0, 0, 3))))["odometry"]
+        assert odometry.twist.twist.linear.z == pytest.approx(3)
+
+    def test_no_pose_while_lost(self, maker):
+        lost = result(state=TrackingState.LOST)
+        assert not {"pose", "odometry", "path"} & set(self.make(maker, lost))
+        assert maker.transform(lost, header()) is None
+
+    def test_transform(self, maker):
+        made = maker.transform(result(world_from_cam=transform(translation=(1, 2, 3))), header())
+        assert (made.header.frame_id, made.child_frame_id) == ("map", "cam")
+        translation = made.transform.translation
+        assert (translation.x, translation.y, translation.z) == (1, 2, 3)
+
+
+class TestStatus:
+    def message(self, made=None, checkpoint=""):
+        made = made or result(4)
+        return status_message(
+            made,
+            header(),
+            [3 * SECOND, 4 * SECOND],
+            BackboneInfo("classical", checkpoint),
+            Timing(12.5, math.nan, 9.5),
+            Counts(received=10, processed=6, failed=1, dropped=2),
+        )
+
+    def test_fields(self):
+        status = self.message()
+        assert status.tracking_state == WindowStatus.STATE_TRACKING and status.reason == ""
+        assert (status.frame_index, list(status.window_frames)) == (4, [3, 4])
+        assert [messages.stamp_ns(stamp) for stamp in status.window_stamps] == [3 * SECOND, 4 * SECOND]
+        assert (list(status.stage_names), list(status.stage_latency_ms)) == (["encode", "decode"], [1.5, 2.5])
+        assert (status.frames_received, status.frames_processed, status.frames_dropped) == (10, 6, 3)
+        assert (status.backbone, status.uses_checkpoint, status.checkpoint) == ("classical", False, "")
+        assert status.processing_latency_ms == 12.5 and math.isnan(status.total_latency_ms)
+
+    def test_checkpoint(self):
+        assert self.message(checkpoint="/a.pth").uses_checkpoint
+
+    @pytest.mark.parametrize("state", TrackingState)
+    def test_every_state_has_a_constant(self, state):
+        number = getattr(WindowStatus, f"STATE_{state.name}")
+        assert self.message(result(4, state)).tracking_state == number
+
+    @pytest.mark.parametrize(("now_s", "expected"), [(3.0, 1500.0), (1.0, math.nan), (1e9, math.nan)])
+    def test_total_latency(self, now_s, expected):
+        np.testing.assert_equal(total_latency_ms(int(now_s * SECOND), header(1_500_000_000)), expected)
+
+
+class TestMonitor:
+    def test_rate_and_percentiles(self):
+        now = [0.0]
+        monitor = Monitor(lambda: now[0])
+        for index in range(21):
+            now[0] = index / 10
+            monitor.finished(result(index), latency_ms=index)
+        assert monitor.frame_rate == pytest.approx(10)
+        values = {v.key: v.value for v in monitor.tracking_diagnostic("easi3r", BackboneInfo("classical", "")).values}
+        assert (values["latency p50 [ms]"], values["latency p95 [ms]"]) == ("10", "19")
+        assert values["checkpoint"] == "none"
+        now[0] = 100.0
+        assert monitor.frame_rate == 0
+
+    def test_silence(self):
+        now = [0.0]
+        monitor = Monitor(lambda: now[0])
+        now[0] = 3.0
+        status = monitor.input_diagnostic("easi3r", "/image", Counts(), silent=True, paused=False)
+        assert status.level == DiagnosticStatus.WARN and "no images for 3 s" in status.message
+        monitor.image_came()
+        assert monitor.silence == 0
+        assert monitor.input_diagnostic("easi3r", "/image", Counts(), False, False).level == DiagnosticStatus.OK
+        assert monitor.input_diagnostic("easi3r", "/image", Counts(), False, True).message == "paused"
+
+    @pytest.mark.parametrize(
+        ("state", "level"),
+        [
+            (TrackingState.TRACKING, DiagnosticStatus.OK),
+            (TrackingState.DEGRADED, DiagnosticStatus.WARN),
+            (TrackingState.LOST, DiagnosticStatus.ERROR),
+        ],
+    )
+    def test_level_follows_tracking(self, state, level):
+        monitor = Monitor()
+        monitor.finished(result(state=state), 1.0)
+        status = monitor.tracking_diagnostic("easi3r", BackboneInfo("classical", ""))
+        assert status.level == level and status.message.startswith(state.value)
+
+
+def test_second_parent():
+    tf = pytest.importorskip("easi3r_ros.ros.tf", reason="no ROS 2 here")
+
+    def heard(parent, child):
+        return SimpleNamespace(header=SimpleNamespace(frame_id=parent), child_frame_id=child)
+
+    watch = tf.ParentWatch()
+    watch.hear([heard("base", "link")], static=True)
+    assert watch.other_parent("link", "map") == "base"
+    watch.hear([heard("odom", "cam")], static=False)
+    assert watch.other_parent("cam", "map") is None, "moving frames are kept only where asked for"
+    watch.watch("cam")
+    watch.hear([heard("map", "cam")], static=False)
+    assert watch.other_parent("cam", "map") is None, "one's own broadcast is no conflict"
+    watch.hear([heard("odom", "cam")], static=False)
+    assert watch.other_parent("cam", "map") == "odom"

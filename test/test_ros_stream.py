@@ -1,0 +1,198 @@
+"""The node inside this process with a pretended pipeline: what a real one cannot be made to do on demand."""
+
+import os
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("rclpy", reason="no ROS 2 here: `make test` sets it up (or source an installed one)")
+
+import rclpy  # noqa: E402
+from easi3r_ros.msg import WindowStatus  # noqa: E402
+from helpers_ros import Client, camera_info, rgb_image, session_environment, wait_until  # noqa: E402
+from rcl_interfaces.msg import Log  # noqa: E402
+from rclpy.executors import MultiThreadedExecutor  # noqa: E402
+from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2  # noqa: E402
+
+from easi3r_ros.core.types import FrameResult, TrackingState  # noqa: E402
+from easi3r_ros.ros import results  # noqa: E402
+from easi3r_ros.ros.node import Easi3rNode  # noqa: E402
+
+
+class FakePipeline:
+    """Answers at once; `trouble` holds exceptions for the next pushes; the last one made is `latest`."""
+
+    trouble: list[Exception] = []
+    latest = None
+
+    def __init__(self, config, backbone):
+        self.config = config
+        self.backbone = backbone or SimpleNamespace(name="fake", default_offsets=(1, 2))
+        self.resets = 0
+        FakePipeline.latest = self
+
+    def reset(self):
+        self.resets += 1
+
+    def reconfigure(self, config):
+        self.config = config
+
+    def push(self, frame):
+        if FakePipeline.trouble:
+            raise FakePipeline.trouble.pop(0)
+        shape = frame.image.shape[:2]
+        K = np.diag([50.0, 50, 1]) if frame.K is None else frame.K
+        ones = np.ones(shape, np.float32)
+        return FrameResult(
+            frame=frame,
+            mask=ones > 0,
+            probability=ones,
+            depth=ones,
+            confidence=2 * ones,
+            K=K,
+            world_from_cam=np.eye(4),
+            covariance=np.eye(6),
+            state=TrackingState.TRACKING,
+            reason="",
+            metric=True,
+            residual=0.0,
+            dynamic_fraction=1.0,
+            window=(frame.index,),
+            latency_ms={"all": 1.0},
+            evidence={},
+        )
+
+
+class RunningNode:
+    """The node, spinning in threads, configured and active."""
+
+    def __init__(self, *arguments):
+        session_environment()
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context, args=["--ros-args", *arguments])
+        self.node = Easi3rNode(FakePipeline, context=self.context)
+        self._executor = MultiThreadedExecutor(3, context=self.context)
+        self._executor.add_node(self.node)
+        self.node.start()
+        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._thread.start()
+
+    def close(self):
+        self.node.trigger_shutdown()
+        self._executor.shutdown()
+        self._thread.join(10)
+        self.node.destroy_node()
+        self.context.shutdown()
+
+
+@pytest.fixture(scope="module")
+def client():
+    client = Client("stream_tester")
+    client.listen(Log, "/rosout", QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+    for name, type_ in (("status", WindowStatus), ("mask", Image), ("mask/camera_info", CameraInfo)):
+        client.listen(type_, f"/easi3r/{name}")
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def running(client):
+    running = RunningNode("-p", "tf_mode:=none", "-p", "motion.treshold:=0.3", "-p", "window.offsets:=[1, 4, 9]")
+    client.connect("easi3r", ("status", "mask"), lambda index: client.send(rgb_image(index), "/image"))
+    yield running
+    running.close()
+
+
+def now_ns(running):
+    return running.node.get_clock().now().nanoseconds
+
+
+@pytest.fixture
+def shoot(client, running):
+    """Send an image; returns its status once that is there."""
+
+    def shoot():
+        stamp = now_ns(running)
+        client.send(rgb_image(stamp), "/image")
+        statuses = client.received["/easi3r/status"]
+        wait_until(
+            lambda: statuses and statuses[-1].header.stamp.nanosec == stamp % 1_000_000_000, f"a status of {stamp}"
+        )
+        return statuses[-1]
+
+    FakePipeline.trouble = []
+    return shoot
+
+
+def said(client, text):
+    return [log.msg for log in client.received["/rosout"] if text in log.msg]
+
+
+def test_parameters_at_start(client, running):
+    assert FakePipeline.latest.config.window.offsets == (1, 4, 9)
+    wait_until(lambda: said(client, "ignoring unknown parameters: motion.treshold"), "a warning")
+
+
+def test_an_error_of_the_pipeline_costs_one_image(client, running, shoot):
+    shoot()
+    resets = FakePipeline.latest.resets
+    FakePipeline.trouble = [RuntimeError("matrix is singular")]
+    client.send(rgb_image(now_ns(running)), "/image")
+    text = "image left out, tracking starts again: RuntimeError: matrix is singular"
+    wait_until(lambda: said(client, text), "the error")
+    assert shoot().frame_index == 0, "a new world, because the old one cannot be trusted"
+    assert FakePipeline.latest.resets > resets and len(said(client, text)) == 1
+
+
+def test_out_of_gpu_memory_costs_no_image(client, shoot):
+    shoot()
+    before = shoot()
+    FakePipeline.trouble = [torch.cuda.OutOfMemoryError("CUDA out of memory")]
+    status = shoot()
+    assert status.frame_index == 0 and status.frames_processed == before.frames_processed + 1
+    assert FakePipeline.latest.config.window.offsets == (1, 4)
+    wait_until(lambda: said(client, "out of GPU memory: going on with pairs of images [1, 4] steps apart"), "a warning")
+
+
+def test_status_of_a_metric_backbone(shoot):
+    status = shoot()
+    assert status.scale_state == WindowStatus.SCALE_METRIC and status.backbone == "fake"
+    assert 0 <= status.total_latency_ms < 60_000, "the stamp is of now"
+
+
+def test_nobody_listens_so_no_cloud_is_made(client, shoot, monkeypatch):
+    made = []
+    original = results.split_cloud
+    monkeypatch.setattr(results, "split_cloud", lambda *args: made.append(args) or original(*args))
+    shoot()
+    assert made == []
+    subscription = client.listen(PointCloud2, "/easi3r/points/static")
+    wait_until(lambda: shoot() and client.received["/easi3r/points/static"], "a cloud")
+    assert made
+    client.node.destroy_subscription(subscription)
+
+
+def test_live_parameter_reaches_the_pipeline(client, shoot):
+    assert client.set_parameter("motion.threshold", 0.25).successful
+    shoot()
+    wait_until(lambda: FakePipeline.latest.config.motion.threshold == 0.25, "the new threshold")
+
+
+def test_calibration(client, shoot):
+    """Estimated while none is known, then the camera's, in a new world because the focal length changed."""
+    infos = client.received["/easi3r/mask/camera_info"]
+    shoot()
+    wait_until(lambda: infos and infos[-1].k[0] == 50, "an estimated camera_info")
+    wait_until(
+        lambda: client.send(camera_info(), "/camera_info") or shoot() and infos[-1].k[0] == 80,
+        "the camera's camera_info",
+    )
+    wait_until(lambda: said(client, "the camera's calibration came in: tracking starts again"), "a message")
+
+
+def test_domain_of_its_own():
+    assert os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST" and 1 <= int(os.environ["ROS_DOMAIN_ID"]) <= 100
