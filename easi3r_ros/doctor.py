@@ -123,7 +123,12 @@ def messages() -> Finding:
 
 def middleware() -> Finding:
     chosen = os.environ.get("RMW_IMPLEMENTATION")
-    return Finding("rmw", OK, chosen or "the default of this ROS (RMW_IMPLEMENTATION is not set)")
+    if not chosen:
+        return Finding("rmw", OK, "the default of this ROS (RMW_IMPLEMENTATION is not set)")
+    prefixes = os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)
+    if not any((Path(prefix) / "share" / chosen).is_dir() for prefix in prefixes if prefix):
+        return Finding("rmw", FAIL, f"{chosen} is not installed", "install it, or unset RMW_IMPLEMENTATION")
+    return Finding("rmw", OK, chosen)
 
 
 def discovery() -> Finding:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
 from easi3r_ros.core.backbones.dust3r.backbone import Dust3rBackbone
 from easi3r_ros.core.backbones.dust3r.generated import generated_network
@@ -26,7 +27,8 @@ def one_thread():
     """Tensors this small gain nothing from threads, and lose much where other tests keep the cores busy."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with threadpool_limits(1):  # scikit-learn's and NumPy's
+        yield
     torch.set_num_threads(before)
 
 

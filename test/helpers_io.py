@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+from rosbags.interfaces import Qos
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from easi3r_ros.core.types import Frame, FrameResult, TrackingState
@@ -50,14 +51,17 @@ def camera_info(index: int) -> CameraInfo:
 
 
 def write_bag(
-    folder: Path, messages: Iterable[tuple[str, str, int, object]], plugin: StoragePlugin = StoragePlugin.MCAP
+    folder: Path,
+    messages: Iterable[tuple[str, str, int, object]],
+    plugin: StoragePlugin = StoragePlugin.MCAP,
+    qos: Sequence[Qos] = (),
 ) -> Path:
-    """messages: (topic, type, time in ns, message)."""
+    """messages: (topic, type, time in ns, message). qos: what the recorded publishers offered."""
     with Writer(folder, version=9, storage_plugin=plugin) as writer:
         connections = {}
         for topic, kind, time_ns, message in messages:
             if topic not in connections:
-                connections[topic] = writer.add_connection(topic, kind, typestore=typestore())
+                connections[topic] = writer.add_connection(topic, kind, typestore=typestore(), offered_qos_profiles=qos)
             writer.write(connections[topic], time_ns, serialize(message))
     return folder
 

@@ -208,6 +208,7 @@ def test_a_generated_checkpoint_can_be_loaded(easi3r, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     code, out, err = easi3r("weights", "generate", tmp_path / "config.json", "--out", tmp_path / "w.pth")
     assert code == 0 and "w.pth:" in out, err
+    assert easi3r("weights", "generate", "small", "--out", tmp_path / "w.pth")[0] == 2  # nothing is overwritten
     network, _ = load_network(tmp_path / "w.pth")
     assert sum(p.numel() for p in network.parameters()) > 100_000
 

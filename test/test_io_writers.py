@@ -186,6 +186,16 @@ def test_a_run_can_stop_early_and_needs_a_frame(tmp_path):
             run(source, FakePipeline(), [], max_frames=0)
 
 
+def test_images_that_change_their_size_end_the_run(tmp_path):
+    (tmp_path / "images").mkdir()
+    for index, width in enumerate([64, 64, 80]):
+        cv2.imwrite(str(tmp_path / "images" / f"{index}.png"), picture(index, width))
+    with open_source(tmp_path / "images") as source, MaskWriter(tmp_path / "masks") as writer:
+        with pytest.raises(SourceError, match="frame 2 is 80x48, those before are 64x48"):
+            run(source, FakePipeline(), [writer])
+    assert len(list((tmp_path / "masks").iterdir())) == 2
+
+
 def test_only_an_earlier_run_is_overwritten(tmp_path):
     out = tmp_path / "out"
     prepare_folder(out, overwrite=False)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sklearn
 import torch
-from helpers_dust3r import GOLDEN
+from helpers_dust3r import GOLDEN, one_thread  # noqa: F401
 
 from easi3r_ros.core.motion.clustering import TokenClusters, cluster_tokens, spread_cluster_means
 

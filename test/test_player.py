@@ -8,7 +8,8 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
-from helpers_io import PERIOD, K, camera_bag, jpeg_image, picture, stamp, write_video
+from helpers_io import PERIOD, K, camera_bag, camera_info, jpeg_image, picture, stamp, write_bag, write_video
+from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 
 from easi3r_ros.io import SourceError
 from easi3r_ros.io.playback import open_playback
@@ -82,6 +83,31 @@ def test_topics_can_be_chosen(tmp_path):
         open_playback(path, ["/nothing"])
     with pytest.raises(SourceError, match="no bag"):
         open_playback(write_video(tmp_path / "clip.mp4"), ["/cam"])
+
+
+def test_what_was_latched_stays_latched(tmp_path):
+    never = QosTime(0, 0)
+    qos = Qos(
+        QosHistory.KEEP_LAST,
+        1,
+        QosReliability.RELIABLE,
+        QosDurability.TRANSIENT_LOCAL,
+        never,
+        never,
+        QosLiveliness.AUTOMATIC,
+        never,
+        False,
+    )
+    info = [("/cam/camera_info", "sensor_msgs/msg/CameraInfo", 1, camera_info(0))]
+    for name, offered, latched in (("latched", [qos], {"/cam/camera_info"}), ("plain", [], set())):
+        with open_playback(write_bag(tmp_path / name, info, qos=offered)) as bag:
+            assert bag.latched == latched
+
+
+def test_camera_info_is_announced_only_if_it_comes(tmp_path):
+    with open_playback(write_video(tmp_path / "clip.mp4")) as playback:
+        assert playback.topics == {"image": "sensor_msgs/msg/Image"}
+        assert {item.topic for item in playback} == {"image"}
 
 
 def test_frames_become_camera_messages_with_stamps_of_now(tmp_path):
@@ -196,6 +222,25 @@ def test_clock_follows_the_recording(tmp_path, domain):
     times = [message.clock.sec * 10**9 + message.clock.nanosec for _, message in got]
     assert len(times) > 20
     assert stamp(0) + 5 <= min(times) and max(times) == stamp(19) + 9
+
+
+@needs_ros
+def test_who_comes_late_gets_what_is_latched(tmp_path, domain):
+    from rclpy.qos import DurabilityPolicy, QoSProfile
+    from sensor_msgs.msg import CameraInfo
+
+    from easi3r_ros.ros.player import PlayOptions, play
+
+    qos = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    slow = [("/early", "sensor_msgs/msg/CameraInfo", 0, camera_info(0))]
+    slow += [("/late", "sensor_msgs/msg/CameraInfo", int(2e9), camera_info(1))]
+    with (
+        open_playback(write_bag(tmp_path / "bag", slow)) as bag,
+        listening(CameraInfo, "/early", qos) as got,
+    ):
+        # Sent at once, when nobody has found the player yet.
+        play(bag, bag.topics, PlayOptions(), latched={"/early"})
+    assert [message.header.stamp.nanosec for _, message in got] == [camera_info(0).header.stamp.nanosec]
 
 
 @needs_ros

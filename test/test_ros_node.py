@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("rclpy", reason="no ROS 2 here: `make test` sets it up (or source an installed one)")
+pytest.importorskip("easi3r_ros.msg", reason="no ROS 2 here: `make test` sets it up (or source an installed one)")
 
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from easi3r_ros.msg import WindowStatus  # noqa: E402

@@ -30,15 +30,16 @@ def play(
     from easi3r_ros.cli.errors import require_ros
     from easi3r_ros.io.playback import open_playback
 
-    require_ros("play")
-    from easi3r_ros.ros.player import PlayOptions
-    from easi3r_ros.ros.player import play as publish
-
-    options = PlayOptions(rate, loop, clock, reliable, wait, _remappings(remap or []))
+    remappings = _remappings(remap or [])
     with open_playback(source, topics or [], fps, camera_info) as messages:
+        require_ros("play")
+        from easi3r_ros.ros.player import PlayOptions
+        from easi3r_ros.ros.player import play as publish
+
+        options = PlayOptions(rate, loop, clock, reliable, wait, remappings)
         names = ", ".join(f"{options.remap.get(topic, topic)} ({kind})" for topic, kind in messages.topics.items())
         typer.echo(f"publishing {names}", err=True)
-        report = publish(messages, messages.topics, options)
+        report = publish(messages, messages.topics, options, messages.latched)
     typer.echo(
         "\n".join(f"{count} messages on {topic}" for topic, count in report.messages.items())
         + f"\n{report.seconds:.2f} s, at most {1e3 * report.latest:.0f} ms late"

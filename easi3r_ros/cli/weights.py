@@ -67,5 +67,7 @@ def generate(
     from easi3r_ros import weights
     from easi3r_ros.core.backbones.dust3r.generated import write_generated_checkpoint
 
+    if out.exists():
+        raise weights.WeightsError(f"'{out}' exists already: name another file")
     write_generated_checkpoint(weights.network_named(config), out, salt)
     typer.echo(f"{out}: {out.stat().st_size / 1e6:.0f} MB")

@@ -34,7 +34,7 @@ def run_demo(
     out: Path,
     preset: str = "walkers",
     frames: int = 90,
-    rate: float = 30.0,
+    rate: float = 15.0,
     seed: int = 0,
     size: tuple[int, int] = (320, 240),
     node_arguments: tuple[str, ...] = (),

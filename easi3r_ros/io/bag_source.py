@@ -30,6 +30,7 @@ class BagSource(FrameSource):
         self.path = path
         self._camera_info: Any | None = None
         self._reader = open_bag(path)
+        self._closed = False
         try:
             topics = self._reader.topics
             self.topic = _choose_images(topics, topic, path, topic_table(topics))
@@ -78,8 +79,9 @@ class BagSource(FrameSource):
             index += 1
 
     def close(self) -> None:
-        if self._reader.stack is not None:
+        if not self._closed:
             self._reader.close()
+        self._closed = True
 
     def _prime(self, camera: CameraModel) -> None:
         """The first image may be recorded before the camera_info that belongs to it."""

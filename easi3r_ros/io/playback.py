@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator
+from itertools import islice
 from pathlib import Path
+
+from rosbags.interfaces import QosDurability
 
 from easi3r_ros.io.bags import open_bag, read_messages, topic_table
 from easi3r_ros.io.source import FrameSource, SourceError, is_bag, open_source
@@ -45,6 +48,16 @@ class BagMessages:
     def topics(self) -> dict[str, str]:
         return {connection.topic: connection.msgtype for connection in self._connections}
 
+    @property
+    def latched(self) -> set[str]:
+        """Topics whose last message is kept for whoever comes later, such as /tf_static."""
+        return {
+            connection.topic
+            for connection in self._connections
+            for qos in connection.ext.offered_qos_profiles
+            if qos.durability == QosDurability.TRANSIENT_LOCAL
+        }
+
     def __iter__(self) -> Iterator[TimedMessage]:
         for connection, time_ns, raw in read_messages(self._reader, self._path, self._connections):
             yield TimedMessage(connection.topic, time_ns, bytes(raw))
@@ -62,13 +75,17 @@ class FrameMessages:
     Stamps begin with the time at which this is made: what starts at zero would lie decades in the past.
     """
 
+    latched: Collection[str] = ()
+
     def __init__(self, source: FrameSource):
         self._source = source
         self._start_ns = time.time_ns()
+        # A camera_info topic on which nothing comes would make others wait for it.
+        self._calibrated = any(frame.K is not None for frame in islice(source, 1))
 
     @property
     def topics(self) -> dict[str, str]:
-        return {"image": type_name(Image), "camera_info": type_name(CameraInfo)}
+        return {"image": type_name(Image)} | ({"camera_info": type_name(CameraInfo)} if self._calibrated else {})
 
     def __iter__(self) -> Iterator[TimedMessage]:
         for frame in self._source:

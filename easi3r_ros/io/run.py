@@ -113,6 +113,7 @@ def run(
         stack.enter_context(writer)
     try:
         for frame in islice(source, max_frames):
+            statistics.check(frame, source)
             result = pipeline.push(frame)
             with uninterrupted():
                 for writer in writers:
@@ -138,6 +139,16 @@ class _Statistics:
         self._states: Counter[str] = Counter()
         self._path = 0.0
         self._last: FrameResult | None = None
+
+    def check(self, frame: Frame, source: FrameSource) -> None:
+        """Raises SourceError if the size of the images changes: the outputs have one size, and so has a world."""
+        before = self._last.frame.image.shape if self._last else frame.image.shape
+        if frame.image.shape != before:
+            (height, width, _), (old_height, old_width, _) = frame.image.shape, before
+            raise SourceError(
+                f"'{source.path}': frame {frame.index} is {width}x{height}, those before are {old_width}x{old_height}: "
+                "split the recording there"
+            )
 
     def add(self, result: FrameResult) -> None:
         self._latencies.append(sum(result.latency_ms.values()))

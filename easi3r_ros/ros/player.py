@@ -6,7 +6,7 @@ import importlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ import rclpy
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 # Deep enough that a slow subscriber loses nothing in a burst; a camera driver keeps few.
 RELIABLE = QoSProfile(depth=200, reliability=ReliabilityPolicy.RELIABLE)
 BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # The subscriber may learn of us later than we of it; what is published before is lost to it if best effort.
 SETTLE_SECONDS = 0.3
 ACK_SECONDS = 10.0
@@ -53,25 +54,31 @@ class PlayReport:
     acknowledged: bool  # every reliable subscriber has everything
 
 
-def play(messages: Iterable[TimedMessage], topics: Mapping[str, str], options: PlayOptions) -> PlayReport:
-    """Publish all messages; topics: recorded topic -> type, such as sensor_msgs/msg/Image.
+def play(
+    messages: Iterable[TimedMessage],
+    topics: Mapping[str, str],
+    options: PlayOptions,
+    latched: Collection[str] = (),
+) -> PlayReport:
+    """Publish all messages.
 
-    Topics whose type is not installed are left out with a warning. Raises PlayError; a KeyboardInterrupt goes through.
+    topics: recorded topic -> type, such as sensor_msgs/msg/Image; one whose type is not installed is left out with a
+    warning. latched: the topics that are kept for who subscribes later. Raises PlayError.
     """
     context = rclpy.Context()
     rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("easi3r_player", context=context, start_parameter_services=False)
     try:
-        return _Player(node, topics, options).run(messages)
+        return _Player(node, topics, options, latched).run(messages)
     finally:
         node.destroy_node()
         rclpy.try_shutdown(context=context)
 
 
 class _Player:
-    def __init__(self, node: Node, topics: Mapping[str, str], options: PlayOptions):
+    def __init__(self, node: Node, topics: Mapping[str, str], options: PlayOptions, latched: Collection[str]):
         self._options = options
-        self._publishers = self._make_publishers(node, topics)
+        self._publishers = self._make_publishers(node, topics, latched)
         self._clock = node.create_publisher(Clock, "/clock", BEST_EFFORT) if options.clock else None
         self._sent: Counter[str] = Counter()
         self._latest = 0.0
@@ -86,14 +93,15 @@ class _Player:
         seconds = time.monotonic() - start
         return PlayReport(dict(self._sent), seconds, self._latest, self._all_acknowledged())
 
-    def _make_publishers(self, node: Node, topics: Mapping[str, str]) -> dict[str, Publisher]:
-        qos = RELIABLE if self._options.reliable else BEST_EFFORT
+    def _make_publishers(self, node: Node, topics: Mapping[str, str], latched: Collection[str]) -> dict[str, Publisher]:
+        usual = RELIABLE if self._options.reliable else BEST_EFFORT
         publishers = {}
         for topic, name in topics.items():
             message_class = find_class(name)
             if message_class is None:
                 log.warning("'%s' is left out: its type %s is not installed", topic, name)
             else:
+                qos = LATCHED if topic in latched else usual
                 publishers[topic] = node.create_publisher(message_class, self._options.remap.get(topic, topic), qos)
         if not publishers:
             raise PlayError("nothing to play: none of the message types is installed")

@@ -2,16 +2,113 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 
+from easi3r_ros.core.alignment.anchor import Anchor, information, sampling
 from easi3r_ros.core.geometry import project, weighted_median
+from easi3r_ros.core.types import PairGeometry
 
+CARRY_DECAY = 0.97  # carried confidence fades, so that new measurements win over old mistakes
+MAX_CONFIDENCE = 50.0  # beyond it a pixel would never be corrected again
 AGREEMENT = 0.15  # relative depth difference up to which two estimates are taken for the same surface
 
 
-def information(confidence: torch.Tensor) -> torch.Tensor:
-    """Weight of a pointmap's pixel: log(conf), as in the alignment objective (METHOD 7); 0: nothing is known."""
-    return confidence.clamp(min=1.0).log()
+@dataclass(frozen=True)
+class DepthView:
+    """What one pair says about the new frame's depth."""
+
+    estimates: list[tuple[torch.Tensor, torch.Tensor]]  # (h, w) depth in world units, (h, w) confidence
+    carried: torch.Tensor | None = None  # (h, w) the estimate that comes from the anchor's own depth
+    residual: float | None = None  # relative; None: the pair knows no depth
+
+
+@dataclass(frozen=True)
+class NewFrame:
+    """The frame whose depth is wanted."""
+
+    index: int
+    cam_from_world: torch.Tensor  # (4, 4) float64
+    static: torch.Tensor  # (h, w) float32 weight, 1 where static
+    min_confidence: float  # below it a measurement does not contradict carried depth
+
+
+def depth_of_frame(
+    new: NewFrame, pairs: Sequence[tuple[PairGeometry, Anchor]]
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """(h, w) depth and confidence of a frame, and how well its pairs agree with the world (relative).
+
+    pairs: both orders, each with the anchor that it has besides the new frame; at least one.
+    """
+    views = [(from_new if pair.a == new.index else from_anchor)(new, pair, anchor) for pair, anchor in pairs]
+    depths, confidences = zip(*(estimate for view in views for estimate in view.estimates), strict=True)
+    depth, confidence = fuse(torch.stack(depths), torch.stack(confidences))
+    depth = hold_scale(depth, [view.carried for view in views if view.carried is not None])
+    residuals = [view.residual for view in views if view.residual is not None]
+    residual = sum(residuals) / len(residuals) if residuals else 0.0
+    return depth, confidence.clamp(max=MAX_CONFIDENCE), residual
+
+
+def from_new(new: NewFrame, pair: PairGeometry, anchor: Anchor) -> DepthView:
+    """Depth from a pair (new, anchor): its own view a, scaled so that view b has the anchor's depth."""
+    step = sampling(new.static.shape)
+    expected = depth_after(new.cam_from_world @ anchor.world_from_cam.to(new.cam_from_world), anchor.points[step])
+    measured = pair.points_b[..., 2][step]
+    weight = (information(anchor.frame.confidence) * information(pair.conf_b) * anchor.static)[step]
+    try:
+        scale = pair_scale(expected, measured, weight)
+    except ValueError:
+        return DepthView([])  # no parallax: this pair knows no depth
+    residual = relative_residual(scale * measured, expected, weight)
+    return DepthView([(scale * pair.points_a[..., 2], pair.conf_a)], residual=residual)
+
+
+def from_anchor(new: NewFrame, pair: PairGeometry, anchor: Anchor) -> DepthView:
+    """Depth from a pair (anchor, new): its view b, and the anchor's own depth carried to where b's pixels were."""
+    frame, step = anchor.frame, sampling(new.static.shape)
+    new_from_anchor = new.cam_from_world @ anchor.world_from_cam.to(new.cam_from_world)
+    in_new = depth_after(new_from_anchor, anchor.points)
+    fading = 1.0 + CARRY_DECAY * (frame.confidence - 1.0)
+    valid = torch.isfinite(in_new) & (anchor.static > 0.5)
+    carried, carried_confidence = carry(in_new, fading, valid, pair.points_b, torch.from_numpy(frame.K))
+    carried = torch.where(new.static > 0.5, carried, torch.full_like(carried, torch.nan))
+    weight = (information(frame.confidence) * information(pair.conf_a) * anchor.static)[step]
+    expected, seen = frame.depth[step], pair.points_a[..., 2][step]
+    try:
+        scale = pair_scale(expected, seen, weight)
+    except ValueError:
+        return DepthView([(carried, carried_confidence)], carried)  # no parallax: only the carried depth remains
+    measured = depth_after(new_from_anchor, scale * pair.points_b)
+    hidden = occluded(carried, measured, pair.conf_b, new.min_confidence)
+    carried = torch.where(hidden, torch.full_like(carried, torch.nan), carried)
+    residual = relative_residual(scale * seen, expected, weight)
+    return DepthView([(measured, pair.conf_b), (carried, carried_confidence)], carried, residual)
+
+
+def depth_after(other_from_cam: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """z of (..., 3) points after a rigid transform."""
+    row = other_from_cam[2].to(points)
+    return points @ row[:3] + row[3]
+
+
+def hold_scale(depth: torch.Tensor, carried: list[torch.Tensor]) -> torch.Tensor:
+    """`depth` with its median ratio to the anchors' own depth made one.
+
+    Pairs have no scale of their own, and averaging noisy depth is biased by a fraction of a percent: without this the
+    world would shrink frame by frame.
+    """
+    step = sampling(depth.shape)
+    ratio = torch.cat([(old / depth)[step].flatten() for old in carried]) if carried else depth.new_empty(0)
+    ratio = ratio[torch.isfinite(ratio)]
+    return depth * ratio.median() if ratio.numel() else depth
+
+
+def relative_residual(estimate: torch.Tensor, reference: torch.Tensor, weight: torch.Tensor) -> float:
+    """Median relative difference of depth, over what has weight."""
+    good = (weight > 0) & torch.isfinite(reference) & (reference > 0)
+    return float(((estimate - reference).abs() / reference)[good].median()) if bool(good.any()) else 0.0
 
 
 def pair_scale(world_depth: torch.Tensor, pair_depth: torch.Tensor, weights: torch.Tensor) -> float:

@@ -78,6 +78,7 @@ def register(
     world_points, pixels, weights, K = (x.double() for x in (world_points, pixels, weights, K))
     if int((weights > 0).sum()) < 6:
         raise ValueError("fewer than 6 static points with known depth")
+    weights = weights / weights[weights > 0].mean()  # so that the information matrix counts points
     focal = float(K[0, 0])
     floor, inlier = max(CAUCHY_FLOOR * focal, noise_px), max(INLIER * focal, INLIER_NOISE * noise_px)
     cam_from_world = invert_se3(world_from_cam.double())

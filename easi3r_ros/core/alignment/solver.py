@@ -14,7 +14,7 @@ from easi3r_ros.core.alignment.solver_observations import Observations, observe,
 from easi3r_ros.core.alignment.solver_state import State, from_parameters, retract, to_parameters
 from easi3r_ros.core.alignment.solver_tile import Weighting, first_depth, linearise, settle, tiles
 
-RELAXATION = 1.7
+RELAXATION = 1.0
 BUDGET = 1 << 16
 MAX_PASSES = 20
 

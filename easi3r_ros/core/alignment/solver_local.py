@@ -12,7 +12,7 @@ import torch
 
 from easi3r_ros.core.alignment import solver_flow as flow_term
 from easi3r_ros.core.alignment import solver_point as point_term
-from easi3r_ros.core.alignment.solver_tile import Linear, Tile, linearise
+from easi3r_ros.core.alignment.solver_tile import CURVATURE, Linear, Tile, linearise
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Curvature:
 
 def curvature(tile: Tile, depth: torch.Tensor) -> Curvature:
     linear = linearise(tile, depth, flow_term.TAIL_CURVATURE)
-    weight = linear.weight * tile.static
+    weight = CURVATURE * linear.weight * tile.static
     slots = tile.foot.shape[1]
     flows = 0 if tile.flow is None else tile.flow.share.shape[1]
     size = 7 * (slots + flows) + 1
@@ -83,8 +83,8 @@ def curvature(tile: Tile, depth: torch.Tensor) -> Curvature:
         pull = (weighted * linear.flow_by_depth[:, :, None]).sum(3)  # (t, F, 8, n)
         rows[:, 7 * slots : -1] = pull[:, :, :7].flatten(1, 2)
         rows[:, -1] += pull[:, :, 7].sum(1)
-    scaled = rows * linear.stiffness.rsqrt()[:, None]
-    return Curvature(matrix - (scaled @ scaled.mT).double(), rows, linear.stiffness)
+    scaled = rows * linear.curvature.rsqrt()[:, None]
+    return Curvature(matrix - (scaled @ scaled.mT).double(), rows, linear.curvature)
 
 
 def _put_slots(matrix: torch.Tensor, first: int, blocks: torch.Tensor) -> None:

@@ -50,7 +50,7 @@ def partitions(values: np.ndarray) -> list[Partition]:
     if values.min() == values.max():
         return []
     counts, centres = histogram(values, BINS, source_range="image")
-    return _partitions(counts, centres, values, None)
+    return _partitions(counts, centres, values, np.ones(len(values)))
 
 
 def best_threshold(candidates: list[Partition]) -> float:
@@ -60,9 +60,7 @@ def best_threshold(candidates: list[Partition]) -> float:
     return float(max(candidates, key=lambda partition: partition.score).thresholds[-1])
 
 
-def _partitions(
-    counts: np.ndarray, centres: np.ndarray, values: np.ndarray, weights: np.ndarray | None
-) -> list[Partition]:
+def _partitions(counts: np.ndarray, centres: np.ndarray, values: np.ndarray, weights: np.ndarray) -> list[Partition]:
     distinct = np.count_nonzero(counts)
     found = []
     for classes in CLASS_COUNTS:
@@ -72,11 +70,11 @@ def _partitions(
     return found
 
 
-def _score(thresholds: np.ndarray, values: np.ndarray, weights: np.ndarray | None) -> float:
+def _score(thresholds: np.ndarray, values: np.ndarray, weights: np.ndarray) -> float:
     """Variance of the unweighted means of the classes that have any value, over the square root of the class count."""
-    classes = np.digitize(values, thresholds)
-    weights = np.ones(len(values)) if weights is None else weights
-    sizes = np.bincount(classes, weights)
-    sums = np.bincount(classes, weights * values)
+    weighted = weights * values
+    above = [values >= threshold for threshold in thresholds]
+    sizes = -np.diff([weights.sum(), *(weights @ mask for mask in above), 0.0])
+    sums = -np.diff([weighted.sum(), *(weighted @ mask for mask in above), 0.0])
     means = sums[sizes > 0] / sizes[sizes > 0]
-    return float(np.var(means) / np.sqrt(len(thresholds) + 1))
+    return float(np.var(means) / np.sqrt(len(sizes)))
