@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=arguments, obj=options)
     except Interrupted:
-        _complain("interrupted; what was finished until now is readable")
+        _complain("interrupted")
         sys.exit(INTERRUPTED)
     except Exception as error:
         if options.debug:
