@@ -17,7 +17,7 @@ from easi3r_ros import weights
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 PYTHONS = ((3, 10), (3, 12))
-LIBRARIES = ("numpy", "scipy", "sklearn", "skimage", "safetensors", "rosbags", "pytransform3d")
+LIBRARIES = ("numpy", "scipy", "sklearn", "skimage", "safetensors", "rosbags", "evo", "matplotlib")
 LOW_DISK_GB = 5.0
 
 

@@ -6,11 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
-from easi3r_ros.core.config import PipelineConfig, WindowConfig
+from easi3r_ros.core.config import PipelineConfig
 from easi3r_ros.ros.camera import CameraModel
-from easi3r_ros.ros.engine import Engine, smaller_window
+from easi3r_ros.ros.engine import Engine
 from easi3r_ros.ros.logs import RosLogHandler, Throttle
 
 SECOND = 1_000_000_000
@@ -22,9 +21,9 @@ class FakePipeline:
 
     trouble: list[Exception] = []
 
-    def __init__(self, config, backbone):
+    def __init__(self, config):
         self.config = config
-        self.backbone = backbone or SimpleNamespace(name="fake", default_offsets=(1, 3, 5))
+        self.backbone = SimpleNamespace(name="fake", default_offsets=(1, 3, 5))
         self.frames = []
 
     def reset(self):
@@ -95,30 +94,6 @@ def test_reset(engine, restarts):
     push(engine, 10)
     engine.reset()
     assert push(engine, 1).frame.index == 0 and restarts == []
-
-
-def test_out_of_gpu_memory_shrinks_the_window(engine, restarts):
-    push(engine, 1)
-    backbone = engine.backbone
-    FakePipeline.trouble = [torch.cuda.OutOfMemoryError("no memory")] * 2
-    result = push(engine, 2)
-    assert result.pipeline.config.window == WindowConfig(size=2, offsets=(1,))
-    assert result.frame.index == 0 and result.pipeline.backbone is backbone, "the weights are kept"
-    assert len(restarts) == 2 and "out of GPU memory: going on with pairs of images [1, 3] steps apart" in restarts[0]
-    engine.reconfigure(PipelineConfig())
-    assert push(engine, 3).pipeline.config.window.offsets == (1,), "a live parameter does not grow it again"
-
-
-def test_out_of_gpu_memory_with_nothing_left_to_give_up(engine):
-    FakePipeline.trouble = [torch.cuda.OutOfMemoryError("no memory")] * 3
-    with pytest.raises(torch.cuda.OutOfMemoryError):
-        push(engine, 1)
-    assert push(engine, 2).frame.index == 0, "it goes on afterwards"
-
-
-def test_smaller_window():
-    assert smaller_window(WindowConfig(), (1, 2, 8)) == WindowConfig(size=3, offsets=(1, 2))
-    assert smaller_window(WindowConfig(offsets=(4,)), (1, 2)) is None
 
 
 def test_live_settings_reach_the_pipeline(engine):

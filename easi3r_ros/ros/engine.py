@@ -6,14 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from easi3r_ros.core.backbones import Backbone
-from easi3r_ros.core.config import PipelineConfig, WindowConfig
+from easi3r_ros.core.config import PipelineConfig
 from easi3r_ros.core.pipeline import Pipeline
 from easi3r_ros.core.types import Frame, FrameResult
 
-PipelineFactory = Callable[[PipelineConfig, "Backbone | None"], Pipeline]
+PipelineFactory = Callable[[PipelineConfig], Pipeline]
 
 
 @dataclass(frozen=True)
@@ -47,12 +46,6 @@ def stream_break(last: Sighting | None, now: Sighting) -> str:
     return ""
 
 
-def smaller_window(window: WindowConfig, default_offsets: tuple[int, ...]) -> WindowConfig | None:
-    """A window without its longest pair offset; None if there is only one offset left."""
-    offsets = tuple(sorted(window.offsets or default_offsets)[:-1])
-    return replace(window, offsets=offsets, size=max(2, offsets[-1] + 1)) if offsets else None
-
-
 class Engine:
     """One stream of images in, one FrameResult per image out. Not thread-safe.
 
@@ -66,10 +59,8 @@ class Engine:
         make_pipeline: PipelineFactory = Pipeline,
     ):
         """Builds the pipeline: weights are loaded here. Raises ConfigError or CheckpointError."""
-        self._config = config
         self._on_restart = on_restart
-        self._make_pipeline = make_pipeline
-        self._pipeline = make_pipeline(config, None)
+        self._pipeline = make_pipeline(config)
         self._index = 0
         self._last: Sighting | None = None
         self._stamps: dict[int, int] = {}
@@ -90,14 +81,13 @@ class Engine:
         self._stamps = {}
 
     def reconfigure(self, config: PipelineConfig) -> None:
-        """Apply changed live settings from the next image on; a window that had to shrink stays small."""
-        self._config = replace(config, window=self._config.window)
-        self._pipeline.reconfigure(self._config)
+        """Apply changed live settings from the next image on."""
+        self._pipeline.reconfigure(config)
 
     def process(self, image: np.ndarray, stamp_ns: int, frame_id: str, K: np.ndarray | None) -> FrameResult:
         """image: (H, W, 3) uint8 RGB. K: (3, 3) in its pixels, or None.
 
-        Raises ValueError for an unusable image, and torch.cuda.OutOfMemoryError if even the smallest window is too big.
+        Raises ValueError for an unusable image, and torch.cuda.OutOfMemoryError if even the fewest pairs are too many.
         """
         frame = Frame(self._index, stamp_ns, frame_id, image, K)
         reason = stream_break(self._last, Sighting.of(frame))
@@ -105,31 +95,9 @@ class Engine:
             self.reset()
             self._on_restart(reason)
             frame = replace(frame, index=0)
-        return self._push(frame)
-
-    def _push(self, frame: Frame) -> FrameResult:
-        try:
-            result = self._pipeline.push(frame)
-        except torch.cuda.OutOfMemoryError:
-            window = smaller_window(self._config.window, self.backbone.default_offsets)
-            if window is None:
-                raise
-        else:
-            self._index = frame.index + 1
-            self._last = Sighting.of(frame)
-            self._stamps[frame.index] = frame.stamp_ns
-            self._stamps = {index: self._stamps[index] for index in result.window}
-            return result
-        # Outside the except clause, whose traceback would keep the tensors of the failed attempt alive.
-        self._shrink(window)
-        return self._push(replace(frame, index=0))
-
-    def _shrink(self, window: WindowConfig) -> None:
-        self._config = replace(self._config, window=window)
-        self._pipeline = self._make_pipeline(self._config, self.backbone)
-        torch.cuda.empty_cache()
-        self.reset()
-        self._on_restart(
-            f"out of GPU memory: going on with pairs of images {list(window.offsets)} steps apart; "
-            "a smaller preprocess.long_side or backbone.batch_size may avoid this"
-        )
+        result = self._pipeline.push(frame)
+        self._index = frame.index + 1
+        self._last = Sighting.of(frame)
+        self._stamps[frame.index] = stamp_ns
+        self._stamps = {index: self._stamps[index] for index in result.window}
+        return result

@@ -12,7 +12,8 @@ import torch
 
 from easi3r_ros.core.alignment.reference import EPSILON, FLOW_CLIP
 
-TAIL_CURVATURE = 0.1  # share of a residual's weight that counts as curvature beyond the bend of smooth-L1
+BEND = 1.0  # pixels: smooth-L1 is quadratic below
+TAIL_CURVATURE = 0.1  # of the least-squares weight beyond the bend: the loss is straight there and has none
 
 
 @dataclass(frozen=True)
@@ -24,59 +25,99 @@ class FlowTile:
     offset: torch.Tensor  # (t, F, 3, 1) position of the source camera in the target camera
     focal: torch.Tensor  # (t, F, 2, 1) of the target along u and v, pixels
     end: torch.Tensor  # (t, F, 2, n) where the estimated flow ends: pixels minus the principal point
-    static: torch.Tensor  # (t, 1, 1, n)
+    static: torch.Tensor  # (t, 1, 1, n) 1 where static
+    share: torch.Tensor  # (t, F, 1, 1) weight of one component in the objective
     roles: torch.Tensor  # (t, F, 2) how often a slot counts in the terms a -> b and b -> a
-    share: torch.Tensor  # (t, F, 1, 1) weight of a pixel in the objective
 
 
 @dataclass(frozen=True)
-class FlowResiduals:
+class FlowLinear:
+    """The term around some depth (t, n), as least squares in pixels."""
+
+    depth: torch.Tensor  # (t, n)
     seen: torch.Tensor  # (t, F, 2, n) image coordinates in the target for focal length 1
     inverse_z: torch.Tensor  # (t, F, 1, n) of q
     inverse_depth: torch.Tensor  # (t, 1, 1, n)
     residual: torch.Tensor  # (t, F, 2, n) pixels
+    by_depth: torch.Tensor  # (t, F, 2, n) pixels per unit of depth
+    weight: torch.Tensor  # (t, F, 2, n)
     kept: torch.Tensor  # (t, F, 2, n) 1: counts
+    slope: torch.Tensor  # (t, n) derivative of the term by depth
+    stiffness: torch.Tensor  # (t, n) second derivative
 
 
-def residuals(tile: FlowTile, depth: torch.Tensor) -> FlowResiduals:
-    """At depth (t, n)."""
+def linearise(tile: FlowTile, depth: torch.Tensor) -> FlowLinear:
     inverse_depth = (1.0 / (depth + EPSILON))[:, None, None]
     q = torch.addcmul(tile.turned, inverse_depth, tile.offset)
     inverse_z = 1.0 / (q[:, :, 2:] + EPSILON)
-    seen = q[:, :, :2] * inverse_z
-    residual = torch.addcmul(-tile.end, seen, tile.focal)
-    kept = (residual.abs() < FLOW_CLIP + 0.5) & (q[:, :, 2:] > 0)
-    return FlowResiduals(seen, inverse_z, inverse_depth, residual, kept * tile.static)
+    seen = q[:, :, :2].mul_(inverse_z)
+    residual = torch.mul(seen, tile.focal).sub_(tile.end)
+    size = residual.abs()
+    # Behind the target camera or a flow gone wrong: neither counts.
+    kept = ((size < FLOW_CLIP + 0.5 * BEND) & (inverse_z > 0)) * tile.static
+    weight = torch.mul(kept, tile.share).div_(size.clamp_(min=BEND))
+    slope = inverse_depth.square().mul_(inverse_z).neg_()
+    by_depth = torch.addcmul(tile.offset[:, :, :2], seen, tile.offset[:, :, 2:], value=-1.0).mul_(slope)
+    by_depth.mul_(tile.focal)
+    pull = weight * by_depth
+    return FlowLinear(
+        depth=depth,
+        seen=seen,
+        inverse_z=inverse_z,
+        inverse_depth=inverse_depth,
+        residual=residual,
+        by_depth=by_depth,
+        weight=weight,
+        kept=kept,
+        slope=(pull * residual).sum((1, 2)),
+        stiffness=pull.mul_(by_depth).sum((1, 2)),
+    )
 
 
-def by_depth(tile: FlowTile, r: FlowResiduals) -> torch.Tensor:
-    """(t, F, 2, n) pixels per unit of depth."""
-    slope = -r.inverse_depth.square() * r.inverse_z
-    return torch.addcmul(tile.offset[:, :, :2], r.seen, tile.offset[:, :, 2:], value=-1.0).mul_(slope).mul_(tile.focal)
-
-
-def weights(tile: FlowTile, r: FlowResiduals, tail: float = 1.0) -> torch.Tensor:
-    """(t, F, 2, n) of smooth-L1 (beta 1) as re-weighted least squares; tail scales those beyond the bend."""
-    size = r.residual.abs()
-    return torch.where(size < 1.0, 1.0, tail / size.clamp_(min=1.0)) * r.kept * tile.share
-
-
-def statistics(tile: FlowTile, r: FlowResiduals) -> torch.Tensor:
+def statistics(tile: FlowTile, linear: FlowLinear) -> torch.Tensor:
     """(2, 2) float64: per role, the sum of smooth-L1 and the number of components in it."""
-    loss = torch.nn.functional.smooth_l1_loss(r.residual, torch.zeros_like(r.residual), reduction="none")
-    sums = torch.stack([(loss * r.kept).sum((2, 3)), r.kept.sum((2, 3))])  # (2, t, F)
-    return torch.einsum("stf,tfr->rs", sums.double(), tile.roles.double())
+    size = linear.residual.abs()
+    bent = size.clamp(max=BEND)
+    loss = torch.addcmul(bent * size, bent, bent, value=-0.5).mul_(linear.kept)  # BEND = 1
+    sums = torch.stack([loss.sum((2, 3)), linear.kept.sum((2, 3))]).double()  # (2, t, F)
+    return torch.einsum("stf,tfr->rs", sums, tile.roles.to(sums))
 
 
-def columns(tile: FlowTile, r: FlowResiduals) -> torch.Tensor:
-    """(t, F, 8, 2, n) derivative of the pixels by the target's twist (6), its log focal, and the source's log focal."""
-    px, py = r.seen.unbind(2)
-    iz = r.inverse_z[:, :, 0] * r.inverse_depth[:, :, 0]
+def gradient(tile: FlowTile, linear: FlowLinear, depth: torch.Tensor) -> torch.Tensor:
+    """(t, F, 8) float64 derivative at depth (t, n), linearly from there, by the columns of `columns`."""
+    change = (depth - linear.depth)[:, None, None]
+    pull = torch.addcmul(linear.residual, linear.by_depth, change).mul_(linear.weight).mul_(tile.focal)
+    turn = (linear.seen * pull).sum(2, keepdim=True)
+    pulls = torch.cat([pull, turn], 2)  # (t, F, 3, n)
+    near = linear.inverse_z * linear.inverse_depth
+    planes = torch.cat([near, linear.seen, torch.ones_like(near)], 2)  # (t, F, 4, n)
+    near_, x, y, one = (planes @ pulls.mT).double().unbind(2)  # each (t, F, 3): with pull u, pull v, turn
+    narrowed = (tile.turned - tile.forward).mul_(linear.inverse_z)
+    own = (narrowed * torch.cat([-pull, turn], 2)).sum((2, 3)).double()
+    columns = [near_[..., 0], near_[..., 1], -near_[..., 2]]
+    columns += [-y[..., 2] - one[..., 1], one[..., 0] + x[..., 2], x[..., 1] - y[..., 0], one[..., 2], own]
+    return torch.stack(columns, -1)
+
+
+def curvature(tile: FlowTile, linear: FlowLinear) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of `columns`: (t, F, 8, 8) float64 second derivative, (t, F, 8, n) with depth; (t, n) of depth alone."""
+    by = columns(tile, linear)
+    weight = torch.where(linear.residual.abs() < BEND, linear.weight, TAIL_CURVATURE * linear.weight)
+    weighted = by * weight[:, :, None]
+    normal = (weighted.flatten(3) @ by.flatten(3).mT).double()
+    with_depth = (weighted * linear.by_depth[:, :, None]).sum(3)
+    return normal, with_depth, (weight * linear.by_depth.square()).sum((1, 2))
+
+
+def columns(tile: FlowTile, linear: FlowLinear) -> torch.Tensor:
+    """(t, F, 8, 2, n) derivative of u, v by the target's twist (6), its log focal, and the source's log focal."""
+    x, y = linear.seen.unbind(2)
+    near = (linear.inverse_z * linear.inverse_depth)[:, :, 0]
     # A longer focal length of the source narrows its rays: dq = -(turned - forward).
-    narrowed = (tile.turned - tile.forward).mul_(-r.inverse_z)
-    u_own = torch.addcmul(narrowed[:, :, 0], px, narrowed[:, :, 2], value=-1.0)
-    v_own = torch.addcmul(narrowed[:, :, 1], py, narrowed[:, :, 2], value=-1.0)
-    zero, xy = torch.zeros_like(px), px * py
-    u = [iz, zero, -px * iz, -xy, 1.0 + px * px, -py, px, u_own]
-    v = [zero, iz, -py * iz, -1.0 - py * py, xy, px, py, v_own]
+    narrowed = (tile.turned - tile.forward).mul_(linear.inverse_z)
+    u_own = torch.addcmul(-narrowed[:, :, 0], x, narrowed[:, :, 2])
+    v_own = torch.addcmul(-narrowed[:, :, 1], y, narrowed[:, :, 2])
+    zero, xy = torch.zeros_like(x), x * y
+    u = [near, zero, -x * near, -xy, 1.0 + x * x, -y, x, u_own]
+    v = [zero, near, -y * near, -1.0 - y * y, xy, x, y, v_own]
     return torch.stack([torch.stack(pair, 2) for pair in zip(u, v, strict=True)], 2).mul_(tile.focal[:, :, None])

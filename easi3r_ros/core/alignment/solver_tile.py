@@ -1,4 +1,4 @@
-"""Some pixels of some frames with all that speaks of their depth, at given poses: small enough for the CPU's cache."""
+"""Some pixels of some frames and all that speaks of their depth, at given poses: small enough for the CPU's cache."""
 
 from __future__ import annotations
 
@@ -9,82 +9,88 @@ import torch
 
 from easi3r_ros.core.alignment import solver_flow as flow_term
 from easi3r_ros.core.alignment import solver_point as point_term
-from easi3r_ros.core.alignment.solver_flow import FlowResiduals, FlowTile
+from easi3r_ros.core.alignment.solver_flow import FlowLinear, FlowTile
 from easi3r_ros.core.alignment.solver_observations import Observations
 from easi3r_ros.core.alignment.solver_state import State
 from easi3r_ros.core.geometry import invert_se3
 
-# Re-weighted least squares gives every residual of a Euclidean norm the curvature 1/|r|. Truly it is 0 along the
-# residual and 1/|r| across, and a third of the noise is along it.
+# A Euclidean norm has the curvature 1/|r| across its residual and none along it; least squares re-weighted by 1/|r|
+# has it in all directions and under-estimates every step. This share of it converges fastest.
 CURVATURE = 0.6
-SMALLEST_STEP = 0.3  # a depth shrinks at most to this share in one step: it stays positive
+SMALLEST_RATIO = 0.3  # of a depth to the one before: it stays positive
+CPU_TILE, GPU_TILE = 1 << 16, 1 << 24  # slot pixels
+
+Part = tuple[slice, slice]  # frames, pixels
+
+
+@dataclass(frozen=True)
+class DepthPrior:
+    """Pulls log depth to what it was in the beginning; the frame's mean change is free, and known from before."""
+
+    weight: float  # of one pixel's squared change
+    log_depth: torch.Tensor  # (T, n)
+    mean: torch.Tensor  # (T, 1) mean change
+    pull: torch.Tensor  # (T, 1) mean of (1 + mask) * (change - mean)
 
 
 @dataclass(frozen=True)
 class Weighting:
-    """How much the terms count, and what about them is only known from the pass before."""
+    """How much the terms count."""
 
-    distance_floor: float  # world units, below which a distance is taken for zero
     static: bool  # movers take no part in the point term
-    flow: torch.Tensor  # (2,) weight of one component of the terms a -> b and b -> a; 0: off
-    prior: float  # weight of one pixel's squared change of log depth
-    prior_mean: torch.Tensor  # (T, 1) mean change of log depth
-    prior_pull: torch.Tensor  # (T, 1) mean of the weighted changes minus their mean
+    distance_floor: float  # world units below which a distance counts as none
+    flow: torch.Tensor  # (2,) float64 weight of a component in the terms a -> b and b -> a; 0: off
+    prior: DepthPrior | None
 
 
 @dataclass(frozen=True)
 class Tile:
-    """t frames, n pixels each."""
+    """t frames, n pixels each. A ray is (x, y, 1)."""
 
     predicted: torch.Tensor  # (t, K, 3, n) the pairs' points in the frame's camera
     foot: torch.Tensor  # (t, K, n) depth at which the ray comes nearest to them
     miss: torch.Tensor  # (t, K, n) squared distance there
     weight: torch.Tensor  # (t, K, n)
     static: torch.Tensor  # (t, 1, n) share in the point term
-    x: torch.Tensor  # (t, 1, n), the ray is (x, y, 1)
-    y: torch.Tensor
-    ray2: torch.Tensor  # (t, 1, n) its squared length
+    x: torch.Tensor  # (t, 1, n)
+    y: torch.Tensor  # (t, 1, n)
+    ray2: torch.Tensor  # (t, 1, n) squared length of the ray
     distance_floor: float
     flow: FlowTile | None
-    prior: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None  # (t, n) weight, log depth, (t, 1) pull
+    prior: DepthPrior | None
+    prior_weight: torch.Tensor | None  # (t, n)
 
 
 @dataclass(frozen=True)
 class Linear:
-    """Re-weighted least squares of some pixels at some depth."""
+    """The objective of every pixel around some depth, as least squares."""
 
     depth: torch.Tensor  # (t, n)
     distance: torch.Tensor  # (t, K, n)
     weight: torch.Tensor  # (t, K, n) of the squared distance
-    flow: FlowResiduals | None
-    flow_weight: torch.Tensor | None  # (t, F, 2, n)
-    flow_by_depth: torch.Tensor | None
-    slope: torch.Tensor  # (t, n) derivative of the objective by depth
-    point_stiffness: torch.Tensor  # (t, n) second derivative by depth of the point term as least squares
-    other_stiffness: torch.Tensor | float  # of the other terms
+    slope: torch.Tensor  # (t, n) derivative by depth
+    point_stiffness: torch.Tensor  # (t, n) second derivative by depth of the point term
+    other_stiffness: torch.Tensor | float  # of the others
 
-    @property
-    def step(self) -> torch.Tensor:
-        """(t, n) to the least-squares depth."""
-        return -self.slope / (self.point_stiffness + self.other_stiffness)
+    def least_squares_depth(self) -> torch.Tensor:
+        return self.depth - self.slope / (self.point_stiffness + self.other_stiffness)
 
-    @property
-    def curvature(self) -> torch.Tensor:
-        """(t, n) second derivative of the objective by depth."""
-        return CURVATURE * self.point_stiffness + self.other_stiffness
+    def better_depth(self) -> torch.Tensor:
+        step = self.slope / (CURVATURE * self.point_stiffness + self.other_stiffness)
+        return torch.maximum(self.depth - step, SMALLEST_RATIO * self.depth)
 
 
-def tiles(observations: Observations, state: State, weighting: Weighting, budget: int) -> Iterator[tuple]:
-    """((rows, columns), Tile) that cover all pixels, about `budget` slot pixels each."""
+def tiles(observations: Observations, state: State, weighting: Weighting) -> Iterator[tuple[Part, Tile]]:
+    """Tiles that together cover all pixels."""
     frames, slots = observations.pair.shape
     n = observations.pixels
-    rows = min(frames, max(1, budget // (slots * n)))
-    cols = min(n, max(1024, budget // slots))
-    cameras = _Cameras.of(observations, state)
-    for start in range(0, frames, rows):
-        for begin in range(0, n, cols):
-            part = slice(start, start + rows), slice(begin, begin + cols)
-            yield part, _tile(observations, cameras, weighting, *part)
+    budget = GPU_TILE if observations.points.is_cuda else CPU_TILE
+    rows, columns = max(1, budget // (slots * n)), max(1024, budget // slots)
+    cameras = _cameras(observations, state)
+    for row in range(0, frames, rows):
+        for column in range(0, n, columns):
+            part = slice(row, row + rows), slice(column, column + columns)
+            yield part, _tile(observations, cameras, weighting, part)
 
 
 @dataclass(frozen=True)
@@ -96,97 +102,95 @@ class _Cameras:
     focal: torch.Tensor  # (T, 1, 1)
     target_from_source: torch.Tensor | None  # (T, F, 4, 4)
 
-    @staticmethod
-    def of(observations: Observations, state: State) -> _Cameras:
-        device = observations.points.device
-        cam_from_world = invert_se3(state.world_from_cam)
-        cam_from_pair = (cam_from_world[:, None] @ state.world_from_pair[observations.pair]).float().to(device)
-        relative = None
-        if observations.flow is not None:
-            relative = cam_from_world[observations.flow.target] @ state.world_from_cam[:, None]
-            relative = relative.float().to(device)
-        focal = state.focals.float().to(device)[:, None, None]
-        return _Cameras(cam_from_pair[..., :3, :3], cam_from_pair[..., :3, 3:], focal, relative)
+
+def _cameras(observations: Observations, state: State) -> _Cameras:
+    device = observations.points.device
+    cam_from_world = invert_se3(state.world_from_cam)
+    cam_from_pair = (cam_from_world[:, None] @ state.world_from_pair[observations.pair]).float().to(device)
+    relative = None
+    if observations.flow is not None:
+        relative = cam_from_world[observations.flow.target] @ state.world_from_cam[:, None]
+        relative = relative.float().to(device)
+    focal = state.focals.float().to(device)[:, None, None]
+    return _Cameras(cam_from_pair[..., :3, :3], cam_from_pair[..., :3, 3:], focal, relative)
 
 
-def _tile(o: Observations, cameras: _Cameras, weighting: Weighting, rows: slice, cols: slice) -> Tile:
-    x, y = (o.grid[i, cols] / cameras.focal[rows] for i in (0, 1))
-    points = o.points[rows, :, :, cols]
+def _tile(o: Observations, cameras: _Cameras, weighting: Weighting, part: Part) -> Tile:
+    rows, columns = part
+    x, y = (o.grid[i, columns] / cameras.focal[rows] for i in (0, 1))
+    points = o.points[rows, :, :, columns]
     offset, linear = cameras.offset[rows].flatten(0, 1), cameras.linear[rows].flatten(0, 1)
     predicted = torch.baddbmm(offset, linear, points.flatten(0, 1)).unflatten(0, points.shape[:2])
     foot, miss = point_term.foot_points(predicted, x, y)
-    movers = o.movers[rows, None, cols]
+    movers = o.movers[rows, columns]
     return Tile(
         predicted=predicted,
         foot=foot,
         miss=miss,
-        weight=o.weight[rows, :, cols],
-        static=1.0 - movers if weighting.static else torch.ones_like(movers),
+        weight=o.weight[rows, :, columns],
+        static=(1.0 - movers if weighting.static else torch.ones_like(movers))[:, None],
         x=x,
         y=y,
         ray2=x * x + y * y + 1.0,
         distance_floor=weighting.distance_floor,
-        flow=None if o.flow is None else _flow_tile(o, cameras, weighting, x, y, rows, cols),
-        prior=_prior(o, weighting, rows, cols) if weighting.prior else None,
+        flow=None if o.flow is None else _flow_tile(o, cameras, weighting, x, y, part),
+        prior=None if weighting.prior is None else _prior_of(weighting.prior, part),
+        prior_weight=None if weighting.prior is None else 2.0 * weighting.prior.weight * (1.0 + movers),
     )
 
 
-def _flow_tile(o, cameras, weighting, x, y, rows, cols) -> FlowTile:
+def _flow_tile(
+    o: Observations, cameras: _Cameras, weighting: Weighting, x: torch.Tensor, y: torch.Tensor, part: Part
+) -> FlowTile:
+    rows, columns = part
     relative = cameras.target_from_source[rows]
     rays = torch.cat([x, y, torch.ones_like(x)], 1)[:, None]  # (t, 1, 3, n)
     focal = cameras.focal[o.flow.target[rows], 0]  # (t, F, 1)
-    focal = torch.stack([focal, focal * o.aspect], 2)
-    start = o.grid[:, cols] * o.grid.new_tensor([1.0, o.aspect])[:, None]
-    share = (o.flow.roles[rows].to(weighting.flow) @ weighting.flow)[..., None, None]
+    start = o.grid[:, columns] * o.grid.new_tensor([1.0, o.aspect])[:, None]
+    share = o.flow.roles[rows].double() @ weighting.flow  # (t, F)
     return FlowTile(
         turned=relative[..., :3, :3] @ rays,
         forward=relative[..., :3, 2:3],
         offset=relative[..., :3, 3:],
-        focal=focal,
-        end=o.flow.vectors[rows, :, :, cols] + start,
-        static=(1.0 - o.movers[rows, cols])[:, None, None],
+        focal=torch.stack([focal, focal * o.aspect], 2),
+        end=o.flow.vectors[rows, :, :, columns] + start,
+        static=(1.0 - o.movers[rows, columns])[:, None, None],
+        share=share.to(focal)[..., None, None],
         roles=o.flow.roles[rows],
-        share=share.to(focal),
     )
 
 
-def _prior(o, weighting, rows, cols):
-    weight = 2.0 * weighting.prior * (1.0 + o.movers[rows, cols])
-    mean, pull = weighting.prior_mean[rows], 2.0 * weighting.prior * weighting.prior_pull[rows]
-    return weight, o.initial_log_depth[rows, cols] + mean, pull
+def _prior_of(prior: DepthPrior, part: Part) -> DepthPrior:
+    rows, columns = part
+    return DepthPrior(prior.weight, prior.log_depth[rows, columns], prior.mean[rows], prior.pull[rows])
 
 
 def first_depth(tile: Tile) -> torch.Tensor:
-    """(t, n) where the rays come nearest to the pairs' points, in the mean."""
-    mean = (tile.weight * tile.foot).sum(1) / tile.weight.sum(1)
-    return mean.clamp(min=100 * tile.distance_floor)
+    """(t, n) mean depth at which the rays come nearest to the pairs' points."""
+    return ((tile.weight * tile.foot).sum(1) / tile.weight.sum(1)).clamp(min=tile.distance_floor)
 
 
-def settle(tile: Tile, depth: torch.Tensor, iterations: int) -> torch.Tensor:
-    """(t, n) depth of least objective at the given poses: closed form for given weights, re-weighted."""
-    for _ in range(iterations):
-        linear = linearise(tile, depth)
-        depth = torch.maximum(depth - linear.slope / linear.curvature, SMALLEST_STEP * depth)
+def settle(tile: Tile, depth: torch.Tensor, flow: FlowLinear | None, sweeps: int) -> torch.Tensor:
+    """(t, n) depth of least objective at the given poses: closed form for given weights, re-weighted `sweeps` times."""
+    for _ in range(sweeps):
+        depth = linearise(tile, depth, flow).better_depth()
     return depth
 
 
-def linearise(tile: Tile, depth: torch.Tensor, tail: float = 1.0) -> Linear:
+def linearise(tile: Tile, depth: torch.Tensor, flow: FlowLinear | None) -> Linear:
+    """Around depth (t, n); the flow term may be linear around another depth nearby."""
     off = depth[:, None] - tile.foot
     distance = torch.addcmul(tile.miss, off * off, tile.ray2).add_(tile.distance_floor**2).sqrt_()
     weight = tile.weight / distance
-    slope = tile.ray2[:, 0] * (weight * off).sum(1)
+    slope = tile.ray2[:, 0] * off.mul_(weight).sum(1)
     point_stiffness = tile.ray2[:, 0] * weight.sum(1)
     stiffness = 0.0
-    flow = flow_weight = by_depth = None
-    if tile.flow is not None:
-        flow = flow_term.residuals(tile.flow, depth)
-        flow_weight = flow_term.weights(tile.flow, flow, tail)
-        by_depth = flow_term.by_depth(tile.flow, flow)
-        pull = flow_weight * by_depth
-        slope = slope + (pull * flow.residual).sum((1, 2))
-        stiffness = stiffness + (pull * by_depth).sum((1, 2))
+    if flow is not None:
+        slope = slope + flow.slope + flow.stiffness * (depth - flow.depth)
+        stiffness = flow.stiffness
     if tile.prior is not None:
-        strength, log_depth, constant = tile.prior
-        slope = slope + (strength * (depth.log() - log_depth) - constant) / depth
-        stiffness = stiffness + strength / depth.square()
-    return Linear(depth, distance, weight, flow, flow_weight, by_depth, slope, point_stiffness, stiffness)
+        prior = tile.prior
+        change = depth.log() - prior.log_depth - prior.mean
+        slope = slope + (tile.prior_weight * change - 2.0 * prior.weight * prior.pull) / depth
+        stiffness = stiffness + tile.prior_weight / depth.square()
+    return Linear(depth, distance, weight, slope, point_stiffness, stiffness)

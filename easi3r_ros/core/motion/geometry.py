@@ -20,7 +20,7 @@ EVEN_ODDS = 7.0  # standard deviations at which static and moving are equally li
 STEEPNESS = 3.0  # log odds per factor e of evidence
 MOST_LOG_ODDS = 4.0
 SCALE = 2  # pixels per cell: flow knows no finer detail
-SMEAR = 3  # cells, width of the brush that takes off what the patches of the flow add around a mover
+SMEAR = 3  # pixels, width of the brush that takes off what the patches of the flow add around a mover
 GUIDE_RADIUS = 2  # cells
 GUIDE_SOFTNESS = 1e-3  # variance of grey (0 to 1) below which there is no edge to follow
 SMALLEST_AREA = 8e-4  # of the image
@@ -76,28 +76,35 @@ def _estimate(feature: Features, maps: list[torch.Tensor], threshold: float) -> 
     image = feature.input.image
     odds = fused_log_odds([m.cpu().numpy() for m in maps])
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
-    probability = follow_edges(1 / (1 + np.exp(-odds)), grey)
-    probability = without_specks(probability, threshold)
-    result = torch.from_numpy(probability)
+    cells = without_specks(1 / (1 + np.exp(-odds)), threshold)
+    result = torch.from_numpy(follow_edges(cells, grey))
     return MotionEstimate(feature.index, result, result > threshold, {"geometry": torch.from_numpy(odds)})
 
 
 def fused_log_odds(maps: list[np.ndarray]) -> np.ndarray:
     """(h, w) maps in standard deviations -> (h', w') log odds of motion, on cells of SCALE pixels.
 
-    The fusion is the upper median: as much motion as at least half of the pairs see. A slow mover shows only over a long
-    time, a fast one is lost by the flow over the same time; what is only uncovered is seen from one side of time.
+    The fusion is the upper median: as much motion as at least half of the pairs see. A slow mover shows only over a
+    long time, a fast one is lost by the flow over the same time, and what is just uncovered is seen from one side only.
     """
     height, width = maps[0].shape
     size = max(1, width // SCALE), max(1, height // SCALE)
     odds = []
     for sigmas in maps:
-        cells = cv2.resize(sigmas, size, interpolation=cv2.INTER_AREA)
-        cells = cv2.erode(cells, np.ones((SMEAR, SMEAR), np.uint8))
+        narrowed = cv2.erode(sigmas, np.ones((SMEAR, SMEAR), np.uint8))
+        cells = cv2.resize(narrowed, size, interpolation=cv2.INTER_AREA)
         odds.append(0.5 * STEEPNESS * np.log((cells * cells + 1) / (EVEN_ODDS**2 + 1)))
-    rank = len(odds) // 2
-    fused = np.partition(np.stack(odds), rank, axis=0)[rank]
-    return np.clip(fused, -MOST_LOG_ODDS, MOST_LOG_ODDS)
+    return np.clip(_upper_median(odds), -MOST_LOG_ODDS, MOST_LOG_ODDS)
+
+
+def _upper_median(planes: list[np.ndarray]) -> np.ndarray:
+    """Per element; insertion sort of whole planes, which for a handful of them is far quicker than np.sort."""
+    descending: list[np.ndarray] = []
+    for plane in planes:
+        for i, other in enumerate(descending):
+            descending[i], plane = np.maximum(other, plane), np.minimum(other, plane)
+        descending.append(plane)
+    return descending[(len(planes) - 1) // 2]
 
 
 def follow_edges(values: np.ndarray, guide: np.ndarray) -> np.ndarray:
@@ -126,11 +133,10 @@ def _box(values: np.ndarray) -> np.ndarray:
 
 
 def without_specks(probability: np.ndarray, threshold: float) -> np.ndarray:
-    """Regions above the threshold that are tiny or nowhere certain get a probability just at it: hysteresis."""
-    above = (probability > threshold).astype(np.uint8)
-    count, labels, statistics, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
+    """Regions above the threshold that are tiny or nowhere certain get a probability of no more than it (hysteresis)."""
+    count, labels = cv2.connectedComponents((probability > threshold).astype(np.uint8), connectivity=8)
+    area = np.bincount(labels.ravel(), minlength=count)
     certain = np.zeros(count, bool)
     certain[labels[probability > threshold + CERTAIN * (1 - threshold)]] = True
-    kept = certain & (statistics[:, cv2.CC_STAT_AREA] >= SMALLEST_AREA * probability.size)
-    kept[0] = True  # the background, which is below the threshold
-    return np.where(kept[labels], probability, np.minimum(probability, np.float32(threshold)))
+    dropped = ~certain | (area < SMALLEST_AREA * probability.size)
+    return np.where(dropped[labels], np.minimum(probability, np.float32(threshold)), probability)
