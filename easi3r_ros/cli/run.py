@@ -93,7 +93,7 @@ def _print_summary(summary: Summary, out: Path) -> None:
     states = ", ".join(f"{count} {state}" for state, count in summary.states.items())
     typer.echo(
         f"{summary.frames} frames of {summary.width} x {summary.height} ({states})\n"
-        f"camera path {summary.path_length:.3g} {unit}; {100 * summary.dynamic_fraction:.1f} % of the images moves\n"
+        f"camera path {summary.path_length:.3g} {unit}; {100 * summary.dynamic_fraction:.1f} % of the pixels move\n"
         f"pipeline {summary.latency_p50_ms:.0f} ms per frame (p95 {summary.latency_p95_ms:.0f}): "
         f"{summary.frames_per_second:.3g} frames per second\n"
         f"results in {out}"

@@ -13,6 +13,7 @@ import torch
 from easi3r_ros.core.alignment.reference import EPSILON, FLOW_CLIP
 
 BEND = 1.0  # pixels: smooth-L1 is quadratic below
+NEAR = 1e-4  # of the depth in the source: closer to the target camera, or behind it, a pixel has no flow
 TAIL_CURVATURE = 0.1  # of the least-squares weight beyond the bend: the loss is straight there and has none
 
 
@@ -49,14 +50,14 @@ class FlowLinear:
 def linearise(tile: FlowTile, depth: torch.Tensor) -> FlowLinear:
     inverse_depth = (1.0 / (depth + EPSILON))[:, None, None]
     q = torch.addcmul(tile.turned, inverse_depth, tile.offset)
-    inverse_z = 1.0 / (q[:, :, 2:] + EPSILON)
+    z = q[:, :, 2:] + EPSILON
+    inverse_z = 1.0 / z.clamp(min=NEAR)
     seen = q[:, :, :2].mul_(inverse_z)
     residual = torch.mul(seen, tile.focal).sub_(tile.end)
     size = residual.abs()
-    # Behind the target camera or a flow gone wrong: neither counts.
-    kept = ((size < FLOW_CLIP + 0.5 * BEND) & (inverse_z > 0)) * tile.static
+    kept = ((size < FLOW_CLIP + 0.5 * BEND) & (z > NEAR)) * tile.static
     weight = torch.mul(kept, tile.share).div_(size.clamp_(min=BEND))
-    slope = inverse_depth.square().mul_(inverse_z).neg_()
+    slope = -inverse_depth.square() * inverse_z
     by_depth = torch.addcmul(tile.offset[:, :, :2], seen, tile.offset[:, :, 2:], value=-1.0).mul_(slope)
     by_depth.mul_(tile.focal)
     pull = weight * by_depth

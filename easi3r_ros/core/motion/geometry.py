@@ -21,10 +21,10 @@ STEEPNESS = 3.0  # log odds per factor e of evidence
 MOST_LOG_ODDS = 4.0
 SCALE = 2  # pixels per cell: flow knows no finer detail
 SMEAR = 3  # pixels, width of the brush that takes off what the patches of the flow add around a mover
-GUIDE_RADIUS = 2  # cells
+GUIDE_RADIUS = 3  # cells
 GUIDE_SOFTNESS = 1e-3  # variance of grey (0 to 1) below which there is no edge to follow
 SMALLEST_AREA = 8e-4  # of the image
-CERTAIN = 0.5  # a region counts if its probability somewhere is this share of the way from the threshold to one
+CERTAIN = 0.6  # a region counts if its probability somewhere is this share of the way from the threshold to one
 
 _Seen = dict[int, PairMotion]  # partner's index -> evidence in which this frame is view a or b
 
@@ -133,7 +133,7 @@ def _box(values: np.ndarray) -> np.ndarray:
 
 
 def without_specks(probability: np.ndarray, threshold: float) -> np.ndarray:
-    """Regions above the threshold that are tiny or nowhere certain get a probability of no more than it (hysteresis)."""
+    """Regions above the threshold that are tiny or nowhere certain get no more than the threshold (hysteresis)."""
     count, labels = cv2.connectedComponents((probability > threshold).astype(np.uint8), connectivity=8)
     area = np.bincount(labels.ravel(), minlength=count)
     certain = np.zeros(count, bool)

