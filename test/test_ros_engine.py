@@ -23,7 +23,7 @@ class FakePipeline:
 
     def __init__(self, config):
         self.config = config
-        self.backbone = SimpleNamespace(name="fake", default_offsets=(1, 3, 5))
+        self.backbone = SimpleNamespace(name="fake", has_attention=False, default_offsets=(1, 3, 5))
         self.frames = []
 
     def reset(self):

@@ -30,7 +30,7 @@ class FakePipeline:
 
     def __init__(self, config):
         self.config = config
-        self.backbone = SimpleNamespace(name="fake", default_offsets=(1, 2))
+        self.backbone = SimpleNamespace(name="fake", has_attention=False, default_offsets=(1, 2))
         self.resets = 0
         FakePipeline.latest = self
 

@@ -39,6 +39,7 @@ def run(
 ) -> None:
     """Process every frame of a recording, in order, and write masks, poses, clouds, an overlay video and a bag."""
     from easi3r_ros.cli.progress import frame_progress
+    from easi3r_ros.core.backbones import suit_threads
     from easi3r_ros.core.pipeline import Pipeline
     from easi3r_ros.io import open_source
     from easi3r_ros.io.run import open_writers, prepare_folder, write_summary
@@ -49,6 +50,7 @@ def run(
     settings = _config(config, checkpoint, device, assignments or [])
     with open_source(source, topic=topic, rate=rate, camera_info=camera_info) as frames:
         pipeline = Pipeline(settings)
+        suit_threads(pipeline.backbone)
         backbone = BackboneInfo(pipeline.backbone.name, settings.backbone.checkpoint)
         prepare_folder(out, overwrite)
         _say_backbone(backbone.name, settings)

@@ -14,6 +14,7 @@ from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import SetBool, Trigger
 
+from easi3r_ros.core.backbones import suit_threads
 from easi3r_ros.core.config import ConfigError
 from easi3r_ros.core.pipeline import Pipeline
 from easi3r_ros.ros import params
@@ -86,6 +87,7 @@ class Easi3rNode(LifecycleNode):
             self._error(f"cannot configure: {_words(error)}. Correct the parameters and configure again", error)
             return TransitionCallbackReturn.FAILURE
         self._engine = engine
+        suit_threads(engine.backbone)
         backbone = settings.pipeline.backbone
         self._backbone = BackboneInfo(engine.backbone.name, backbone.checkpoint)
         if backbone.name == "auto" and not backbone.checkpoint:

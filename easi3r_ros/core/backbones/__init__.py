@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+
 from easi3r_ros.core.backbones.base import Backbone
 from easi3r_ros.core.config import BackboneConfig, ConfigError
 
-__all__ = ["Backbone", "build_backbone"]
+__all__ = ["Backbone", "build_backbone", "suit_threads"]
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:
@@ -24,3 +26,13 @@ def build_backbone(config: BackboneConfig) -> Backbone:
     from easi3r_ros.core.backbones.dust3r.backbone import Dust3rBackbone
 
     return Dust3rBackbone.from_checkpoint(config)
+
+
+def suit_threads(backbone: Backbone) -> None:
+    """Give PyTorch as many threads as the backbone can use. For programs that run one pipeline: it is process-wide.
+
+    Beside the classical backbone only maps of a few hundred pixels a side are left to PyTorch: a pool of threads costs
+    more than it gains, several times more on a busy robot.
+    """
+    if not backbone.has_attention:
+        torch.set_num_threads(1)

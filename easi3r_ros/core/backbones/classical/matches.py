@@ -8,7 +8,7 @@ import numpy as np
 
 from easi3r_ros.core.backbones.classical.flow import Flow
 
-PER_DIRECTION = 600  # samples of the flow a -> b, and as many of b -> a
+PER_DIRECTION = 500  # samples of the flow a -> b, and as many of b -> a
 MAX_CYCLE = 1.0  # pixels: matches whose way there and back differs by more are wrong or occluded
 MAX_DEVIATION = 0.6  # pixels, standard deviation along the worse direction
 

@@ -72,7 +72,7 @@ def fit_rotation(matches: Matches, camera: Camera, prior: FocalBelief, iteration
     return Motion(R, np.zeros(3), camera, belief)
 
 
-def refine_motion(matches: Matches, motion: Motion, iterations: int = 8) -> Motion:
+def refine_motion(matches: Matches, motion: Motion, iterations: int = 5) -> Motion:
     """Least squares, iteratively re-weighted, over rotation and direction of translation.
 
     The focal length stays: two views whose camera moves little say next to nothing about it.
