@@ -8,6 +8,9 @@ SHELL := bash
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 export ROS_DOMAIN_ID := $(shell echo $$((1 + $$$$ % 100)))
 
+# Threads that wait must not spin: on two cores they would take them from the threads that work.
+export OMP_WAIT_POLICY := PASSIVE
+
 WITH_ROS := . scripts/env.sh &&
 
 help: ## Show this list

@@ -21,5 +21,6 @@ class MotionCue(ABC):
         A frame about which the evidence says nothing yet is absent from the answer.
         """
 
+    @abstractmethod
     def reset(self) -> None:
         """Forget what was learned from earlier windows."""
