@@ -84,7 +84,7 @@ def connected(domain_id: int, node: str = "easi3r") -> Iterator[DemoClient]:
     """A client on its own DDS domain of this machine, spinning in the background."""
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     context = Context()
-    rclpy.init(context=context, domain_id=domain_id)
+    rclpy.init(args=[], context=context, domain_id=domain_id)  # not the command line of `easi3r`
     client = DemoClient(node, context)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(client)

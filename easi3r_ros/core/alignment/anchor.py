@@ -30,6 +30,11 @@ class Anchor:
         """Whether it has any depth to attach to."""
         return bool((self.frame.confidence > 1.0).any())
 
+    @cached_property
+    def information(self) -> torch.Tensor:
+        """(h, w) weight of its depth."""
+        return information(self.frame.confidence)
+
     @property
     def world_from_cam(self) -> torch.Tensor:
         """(4, 4) float64."""

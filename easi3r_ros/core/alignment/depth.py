@@ -12,7 +12,8 @@ from easi3r_ros.core.geometry import project, weighted_median
 from easi3r_ros.core.types import PairGeometry
 
 CARRY_DECAY = 0.97  # carried confidence fades, so that new measurements win over old mistakes
-MAX_CONFIDENCE = 50.0  # beyond it a pixel would never be corrected again
+MAX_INFORMATION = 4.0  # beyond it a pixel would never be corrected again
+FLOOR = 1e-4  # information of a pixel about which every estimate is unsure: it still gets a value
 AGREEMENT = 0.15  # relative depth difference up to which two estimates are taken for the same surface
 
 
@@ -20,7 +21,7 @@ AGREEMENT = 0.15  # relative depth difference up to which two estimates are take
 class DepthView:
     """What one pair says about the new frame's depth."""
 
-    estimates: list[tuple[torch.Tensor, torch.Tensor]]  # (h, w) depth in world units, (h, w) confidence
+    estimates: list[tuple[torch.Tensor, torch.Tensor]]  # (h, w) depth in world units, (h, w) its information
     carried: torch.Tensor | None = None  # (h, w) the estimate that comes from the anchor's own depth
     residual: float | None = None  # relative; None: the pair knows no depth
 
@@ -43,12 +44,11 @@ def depth_of_frame(
     pairs: both orders, each with the anchor that it has besides the new frame; at least one.
     """
     views = [(from_new if pair.a == new.index else from_anchor)(new, pair, anchor) for pair, anchor in pairs]
-    depths, confidences = zip(*(estimate for view in views for estimate in view.estimates), strict=True)
-    depth, confidence = fuse(torch.stack(depths), torch.stack(confidences))
+    depth, confidence = fuse([estimate for view in views for estimate in view.estimates])
     depth = hold_scale(depth, [view.carried for view in views if view.carried is not None])
     residuals = [view.residual for view in views if view.residual is not None]
     residual = sum(residuals) / len(residuals) if residuals else 0.0
-    return depth, confidence.clamp(max=MAX_CONFIDENCE), residual
+    return depth, confidence, residual
 
 
 def from_new(new: NewFrame, pair: PairGeometry, anchor: Anchor) -> DepthView:
@@ -56,13 +56,13 @@ def from_new(new: NewFrame, pair: PairGeometry, anchor: Anchor) -> DepthView:
     step = sampling(new.static.shape)
     expected = depth_after(new.cam_from_world @ anchor.world_from_cam.to(new.cam_from_world), anchor.points[step])
     measured = pair.points_b[..., 2][step]
-    weight = (information(anchor.frame.confidence) * information(pair.conf_b) * anchor.static)[step]
+    weight = anchor.information[step] * information(pair.conf_b[step]) * anchor.static[step]
     try:
         scale = pair_scale(expected, measured, weight)
     except ValueError:
         return DepthView([])  # no parallax: this pair knows no depth
     residual = relative_residual(scale * measured, expected, weight)
-    return DepthView([(scale * pair.points_a[..., 2], pair.conf_a)], residual=residual)
+    return DepthView([(scale * pair.points_a[..., 2], information(pair.conf_a))], residual=residual)
 
 
 def from_anchor(new: NewFrame, pair: PairGeometry, anchor: Anchor) -> DepthView:
@@ -70,21 +70,20 @@ def from_anchor(new: NewFrame, pair: PairGeometry, anchor: Anchor) -> DepthView:
     frame, step = anchor.frame, sampling(new.static.shape)
     new_from_anchor = new.cam_from_world @ anchor.world_from_cam.to(new.cam_from_world)
     in_new = depth_after(new_from_anchor, anchor.points)
-    fading = 1.0 + CARRY_DECAY * (frame.confidence - 1.0)
     valid = torch.isfinite(in_new) & (anchor.static > 0.5)
-    carried, carried_confidence = carry(in_new, fading, valid, pair.points_b, torch.from_numpy(frame.K))
-    carried = torch.where(new.static > 0.5, carried, torch.full_like(carried, torch.nan))
-    weight = (information(frame.confidence) * information(pair.conf_a) * anchor.static)[step]
+    carried, faded = carry(in_new, CARRY_DECAY * anchor.information, valid, pair.points_b, torch.from_numpy(frame.K))
+    carried = torch.where(new.static > 0.5, carried, torch.nan)
+    weight = anchor.information[step] * information(pair.conf_a[step]) * anchor.static[step]
     expected, seen = frame.depth[step], pair.points_a[..., 2][step]
     try:
         scale = pair_scale(expected, seen, weight)
     except ValueError:
-        return DepthView([(carried, carried_confidence)], carried)  # no parallax: only the carried depth remains
+        return DepthView([(carried, faded)], carried)  # no parallax: only the carried depth remains
     measured = depth_after(new_from_anchor, scale * pair.points_b)
     hidden = occluded(carried, measured, pair.conf_b, new.min_confidence)
-    carried = torch.where(hidden, torch.full_like(carried, torch.nan), carried)
+    carried = torch.where(hidden, torch.nan, carried)
     residual = relative_residual(scale * seen, expected, weight)
-    return DepthView([(measured, pair.conf_b), (carried, carried_confidence)], carried, residual)
+    return DepthView([(measured, information(pair.conf_b)), (carried, faded)], carried, residual)
 
 
 def depth_after(other_from_cam: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
@@ -121,51 +120,56 @@ def pair_scale(world_depth: torch.Tensor, pair_depth: torch.Tensor, weights: tor
     return float(weighted_median(ratio[usable], weights[usable]))
 
 
-def fuse(depths: torch.Tensor, confidences: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(n, h, w) depth and confidence of the same view -> one (h, w) depth and confidence.
+def fuse(estimates: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(h, w) depths of the same view, each with its information, -> one (h, w) depth and confidence.
 
-    Starts from the most confident estimate per pixel and averages the logarithm of depth with those that agree with it:
+    Starts from the best known estimate per pixel and averages the logarithm of depth with those that agree with it:
     two surfaces at an edge are not mixed, and noise does not shrink the world frame by frame, as the mean of inverse
     depth would. NaN or non-positive depth counts as unknown; NaN where all are.
     """
-    known = torch.isfinite(depths) & (depths > 0)
-    logarithm = torch.where(known, depths, torch.ones_like(depths)).log()
-    # The floor keeps a value for pixels about which every estimate is unsure.
-    weight = torch.where(known, information(confidences) + 1e-4, torch.zeros_like(depths))
-    best, most = logarithm[0], weight[0]
-    for candidate, strength in zip(logarithm[1:], weight[1:], strict=True):  # a few maps: faster than argmax over them
-        best, most = torch.where(strength > most, candidate, best), torch.maximum(strength, most)
-    weight = weight * ((logarithm - best).abs() <= AGREEMENT)
-    total = weight.sum(0)
-    fused = ((weight * logarithm).sum(0) / total.clamp(min=1e-12)).exp()
-    depth = torch.where(total > 0, fused, torch.full_like(fused, torch.nan))
-    return depth, torch.where(total > 0, total.exp(), torch.ones_like(total))
+    logarithms, weights = [], []
+    best = most = None
+    for depth, informed in estimates:  # a few maps: faster one by one than stacked
+        known = depth > 0  # false for NaN
+        logarithm = torch.where(known, depth, 1.0).log_()
+        weight = (informed + FLOOR) * known
+        better = None if most is None else weight > most
+        best = logarithm if better is None else torch.where(better, logarithm, best)
+        most = weight if better is None else torch.maximum(weight, most)
+        logarithms.append(logarithm)
+        weights.append(weight)
+    total, sum_ = torch.zeros_like(best), torch.zeros_like(best)
+    for logarithm, weight in zip(logarithms, weights, strict=True):
+        weight = weight * ((logarithm - best).abs_() <= AGREEMENT)
+        total += weight
+        sum_ += weight * logarithm
+    depth = torch.where(total > 0, (sum_ / total.clamp(min=1e-12)).exp_(), torch.nan)
+    return depth, total.clamp_(max=MAX_INFORMATION).exp_()
 
 
 def carry(
-    z: torch.Tensor, confidence: torch.Tensor, valid: torch.Tensor, lookup: torch.Tensor, K: torch.Tensor
+    z: torch.Tensor, informed: torch.Tensor, valid: torch.Tensor, lookup: torch.Tensor, K: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Depth known in an earlier frame, at the pixels of a new one.
 
-    z: (h, w) depth of the earlier frame's points in the new camera; confidence, valid: (h, w) of the earlier frame;
-    lookup: (h, w, 3) where the new frame's pixels are, in the earlier camera (only their direction matters).
-    Returns (h, w) depth (NaN where unknown) and confidence in the new frame.
+    z: (h, w) depth of the earlier frame's points in the new camera; informed, valid: (h, w) information of the earlier
+    frame and whether it may be used; lookup: (h, w, 3) where the new frame's pixels are, in the earlier camera (only
+    their direction matters). Returns (h, w) depth (NaN where unknown) and information in the new frame.
     """
-    height, width = confidence.shape
+    height, width = z.shape
     u, v = project(lookup, K).unbind(-1)
     inside = (lookup[..., 2] > 0) & (u >= 0) & (u <= width - 1) & (v >= 0) & (v <= height - 1)
     grid = torch.stack([2 * u / (width - 1) - 1, 2 * v / (height - 1) - 1], -1)  # as grid_sample wants it: [-1, 1]
-    known = (valid & (z > 0)).to(z)
-    logarithm = torch.where(known > 0, z, torch.ones_like(z)).log()
-    samples = _sample(torch.stack([logarithm, logarithm**2, known, confidence]), grid, "bilinear")
-    nearest = _sample(torch.stack([logarithm, known]), grid, "nearest")
+    known = valid & (z > 0)
+    logarithm = torch.where(known, z, 1.0).log_()
+    maps = torch.stack([logarithm, logarithm**2, known.to(z), informed])
+    smooth, squared, whole, weight = _sample(maps, grid, "bilinear")
+    nearest, exists = _sample(maps[[0, 2]], grid, "nearest")
     # Interpolated where the four neighbours are one surface, else the nearest: no points between two surfaces.
-    spread = (samples[1] - samples[0] ** 2).clamp(min=0.0).sqrt()
-    one_surface = (samples[2] > 0.999) & (spread < 0.3 * AGREEMENT)
-    depth = torch.where(one_surface, samples[0], nearest[0]).exp()
-    good = inside & (one_surface | (nearest[1] > 0.5))
-    nothing = torch.full_like(depth, torch.nan)
-    return torch.where(good, depth, nothing), torch.where(good, samples[3].clamp(min=1.0), torch.ones_like(confidence))
+    one_surface = (whole > 0.999) & (squared - smooth**2 < (0.3 * AGREEMENT) ** 2)
+    good = inside & (one_surface | (exists > 0.5))
+    depth = torch.where(good, torch.where(one_surface, smooth, nearest).exp_(), torch.nan)
+    return depth, weight * good
 
 
 def occluded(

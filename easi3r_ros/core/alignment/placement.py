@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from easi3r_ros.core.types import PairGeometry
 
 PAIR_CONFIDENCE_FLOOR = 0.05  # a pair without parallax knows no depth but still knows the rotation
 MAX_PIXEL_NOISE = 0.02  # radians; a pair that misplaces its own pixels by more is garbage
+LEAP = 0.03  # radians; a camera that moved its image by less is found from where it was
 PAIR_POSE_ITERATIONS = 30  # from the identity, without a better guess
 
 
@@ -47,12 +49,10 @@ def place(
     names = ("world", "pixels", "weights")
     world, pixels, weights = (torch.cat([getattr(item, name) for item in observations]) for name in names)
     intrinsics = intrinsics.to(world.device)
-    # Where the camera was, for the usual small step; Procrustes (METHOD 7), for a leap after dropped frames.
-    starts = [
-        torch.from_numpy(last_pose).to(world.device),
-        robust_similarity(strongest.in_new, strongest.world, strongest.weights),
-    ]
-    start = min(starts, key=lambda pose: median_error(world, pixels, weights, intrinsics, pose))
+    error = partial(median_error, world, pixels, weights, intrinsics)
+    start = torch.from_numpy(last_pose).to(world.device)  # good for the usual small step
+    if error(start) > LEAP * K[0, 0]:  # after dropped frames: weighted Procrustes (METHOD 7)
+        start = min(start, robust_similarity(strongest.in_new, strongest.world, strongest.weights), key=error)
     noise = max(item.noise_px for item in observations)
     return register(world, pixels, weights, intrinsics, start, iterations, noise)
 
@@ -63,7 +63,7 @@ def observe(pair: PairGeometry, anchor: Anchor, K: torch.Tensor) -> Observation:
     world = transform(anchor.world_from_cam.to(pair.points_b), anchor.points[step]).reshape(-1, 3)
     in_new = pair.points_b[step].reshape(-1, 3)
     # The anchor's own confidence: a still camera has pairs without parallax, yet its world is well known.
-    weights = information(anchor.frame.confidence[step]) * (information(pair.conf_b[step]) + PAIR_CONFIDENCE_FLOOR)
+    weights = anchor.information[step] * (information(pair.conf_b[step]) + PAIR_CONFIDENCE_FLOOR)
     weights = (weights * anchor.static[step]).reshape(-1)
     weights = torch.where((in_new[:, 2] > 0) & torch.isfinite(world[:, 2]), weights, torch.zeros_like(weights))
     return Observation(torch.nan_to_num(world), in_new, project(in_new, K), weights, pixel_noise(pair, K, step))

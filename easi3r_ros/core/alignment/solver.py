@@ -1,8 +1,8 @@
 """The published alignment objective, minimised by a few Gauss-Newton steps instead of hundreds of gradient steps.
 
-All distances are re-weighted least squares; the depth of every pixel is eliminated by the Schur complement, so that a
-step solves for poses, focal lengths and pair similarities alone. Coarse to fine: curvature is only ever computed on a
-subset of the pixels, because it is a sum over so many of them; the full resolution contributes its gradient.
+Distances become re-weighted least squares, and the depth of every pixel is eliminated by the Schur complement: a step
+solves for poses, focal lengths and pair similarities alone. Coarse to fine: the curvature, a sum over very many pixels,
+only ever comes from some of them; the full resolution contributes its gradient, so that the optimum is the exact one.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ import numpy as np
 import torch
 
 from easi3r_ros.core.alignment import reference
-from easi3r_ros.core.alignment.solver_evaluate import Evaluation, Evaluator, Memory
+from easi3r_ros.core.alignment.initial import string_together
+from easi3r_ros.core.alignment.solver_evaluate import Evaluation, Evaluator, Memory, no_memory
 from easi3r_ros.core.alignment.solver_observations import Observations, observe, subsample
 from easi3r_ros.core.alignment.solver_state import State, from_parameters, pair_scales, retract, to_parameters
 from easi3r_ros.core.alignment.solver_system import Layout, factorise, gauss_newton, pose_covariance
+from easi3r_ros.core.geometry import intrinsics
 
 COARSE_PIXELS = 300  # per frame: enough for the curvature
-COARSE_TOLERANCE = 3e-3  # relative; about what the coarse optimum is off by
+COARSE_TOLERANCE = 3e-3  # relative: the optimum of so few pixels is no better than this on all
 MAX_PASSES = 12  # per level
-SMALLEST_SHARE = 1 / 16  # of a step that made things worse
+WORSE = 1e-6  # relative growth of the objective that is more than rounding
+SHRINK, SMALLEST_SHARE = 0.25, 1e-2  # of a step that made things worse
+DISTANCE_FLOOR = 1e-5  # of the typical depth: a distance below counts as none
 
 
 @dataclass(frozen=True)
@@ -30,117 +34,164 @@ class SolverOptions:
 
     objective: reference.Options = field(default_factory=lambda: reference.Options(static_weighting=True))
     shared_focal: bool = True
-    K: np.ndarray | None = None  # (3, 3) known intrinsics, pixels of the pointmaps; None: focal length is estimated
-    # Separate focal lengths still belong to one camera: a relative deviation d costs focal_prior / 2 * d^2 of the
-    # objective. Hardly seen in the objective, but forward motion and focal length are nearly interchangeable.
-    focal_prior: float = 0.25
-    tolerance: float = 1e-5  # relative to the objective: stop once the next step promises less; the step is still made
+    K: np.ndarray | None = None  # (3, 3) known intrinsics in pixels of the pointmaps; None: estimated focal length
+    # Separate focal lengths are still of one camera: a relative deviation d costs focal_prior / 2 * d^2 of the point
+    # term. The objective hardly notices, but along the viewing direction motion and focal length look nearly the same.
+    focal_prior: float = 0.4
+    tolerance: float = 2e-6  # stop when the next step promises less, relative to the objective
 
 
 @dataclass(frozen=True)
 class Solution:
-    """World: as the start's, or camera 0 if there was none; units such that pair scales have geometric mean 0.5."""
+    """World: the start's, or camera 0 if none was given; in units that make the pair scales' geometric mean 0.5."""
 
     world_from_cam: np.ndarray  # (T, 4, 4) float64
     K: np.ndarray  # (T, 3, 3) float64 pixels
-    depth: torch.Tensor  # (T, h, w) float32
+    depth: torch.Tensor  # (T, h, w) float32 z-depth
     pair_scale: np.ndarray  # (P,) world units per pair unit
-    covariance: np.ndarray  # (T, 6, 6) of (x, y, z, rot x, rot y, rot z), world axes, relative to the first frame
+    covariance: np.ndarray  # (T, 6, 6) of (x, y, z, rot x, rot y, rot z), world axes, given the first frame's pose
     objective: float
-    passes: int  # evaluations of gradient or curvature, coarse ones included
-    parameters: reference.Parameters  # the same, as published
+    iterations: int  # passes over the pixels, coarse ones included
+    parameters: reference.Parameters  # the same as published; focal length along u if K is known
 
 
 def solve(
     problem: reference.Problem, options: SolverOptions | None = None, start: reference.Parameters | None = None
 ) -> Solution:
-    """Align a batch of pairs. start: where to begin; None: from the pairs themselves.
+    """Align a batch of pairs. start: where to begin; None: from the pairs themselves (`initial`).
 
-    Raises ValueError if a frame is in no pair, the pairs do not connect all frames or do not determine their poses, or
-    if the flow term is on and the problem has no flow.
+    The covariance takes the errors of different pixels for independent; a network's are not, so it is a lower bound.
+    Raises ValueError if a frame is in no pair, if the pairs do not connect all frames or do not determine their poses,
+    or if the flow term is on and the problem has no flow.
     """
     options = options or SolverOptions()
     observations = _observe(problem, options)
-    state = _start_state(start, options)
+    strides = _strides(observations.pixels)
+    state, depth, initial = _start(problem, options, start, strides[0])
     layout = Layout(problem.frames, 0 if options.K is not None else len(state.focal), len(problem.edges))
-    run = _Run(options, layout, observations, state, start)
-    for stride in _strides(observations.pixels):
-        run.descend(stride)
-    return run.finish()
+    run = _Run(options, layout, observations, DISTANCE_FLOOR * float(depth.median()), state, no_memory(observations))
+    if options.objective.depth_prior_weight:
+        run.initial_log_depth = run.level(1)(state, run.memory).depth.log() if initial is None else initial
+    for stride in strides:
+        evaluation = run.descend(stride)
+    return _solution(options, observations, evaluation, run)
 
 
-def _observe(problem, options) -> Observations:
+def _observe(problem: reference.Problem, options: SolverOptions) -> Observations:
     height, width = problem.masks.shape[1:]
-    principal, aspect = (width / 2, height / 2), 1.0
-    if options.K is not None:
-        principal, aspect = tuple(options.K[:2, 2]), float(options.K[1, 1] / options.K[0, 0])
+    K = intrinsics(1.0, (width, height)) if options.K is None else options.K
+    principal, aspect = (float(K[0, 2]), float(K[1, 2])), float(K[1, 1] / K[0, 0])
     return observe(problem, principal, aspect, bool(options.objective.flow_weight))
 
 
 def _strides(pixels: int) -> list[int]:
-    coarse = 1
-    while pixels / (2 * coarse) ** 2 >= COARSE_PIXELS:
-        coarse *= 2
-    return sorted({coarse, max(1, coarse // 2), 1}, reverse=True)
+    """Two coarse levels and the full resolution; fewer if there are few pixels."""
+    coarsest = 1
+    while pixels / (2 * coarsest) ** 2 >= COARSE_PIXELS:
+        coarsest *= 2
+    return sorted({coarsest, max(1, coarsest // 2), 1}, reverse=True)
 
 
-def _start_state(start, options) -> State:
-    state = from_parameters(start, options.shared_focal or options.K is not None)
+def _start(
+    problem: reference.Problem, options: SolverOptions, start: reference.Parameters | None, stride: int
+) -> tuple[State, torch.Tensor, torch.Tensor | None]:
+    """State, some depths (for the unit), and the (T, n) initial log depth if it was given."""
+    if start is None:
+        static = options.objective.static_weighting
+        found = string_together(problem, stride, options.K, static)
+        state, depth, initial = found.state, found.depth, None
+        first = torch.linalg.inv(state.world_from_cam[0])
+        state = State(first @ state.world_from_cam, first @ state.world_from_pair, state.focal)
+    else:
+        state, initial = from_parameters(start), start.log_depth.flatten(1).float()
+        depth = start.log_depth[:, ::stride, ::stride].exp()
+    focal = state.focal.log().mean().exp()[None] if options.shared_focal else state.focals
     if options.K is not None:
-        state = State(state.world_from_cam, state.world_from_pair, torch.tensor([options.K[0, 0]], dtype=torch.float64))
-    return state
+        focal = torch.tensor([float(options.K[0, 0])], dtype=torch.float64)
+    return State(state.world_from_cam, state.world_from_pair, focal), depth, initial
 
 
 class _Run:
-    """Where the descent is."""
+    """A descent from level to level."""
 
-    def __init__(self, options, layout, observations, state, start):
-        self.options, self.layout, self.full, self.state = options, layout, observations, state
-        self.memory = no_memory(layout.frames, observations.points.device)
-        self.initial = start.log_depth.flatten(1) if options.objective.depth_prior_weight else None
-        self.floor = 1e-5 * float(start.log_depth.median().exp())
-        self.factor = None
+    def __init__(
+        self,
+        options: SolverOptions,
+        layout: Layout,
+        full: Observations,
+        distance_floor: float,
+        state: State,
+        memory: Memory,
+    ):
+        self.options, self.layout, self.full, self.distance_floor = options, layout, full, distance_floor
+        self.state, self.memory = state, memory
+        self.initial_log_depth: torch.Tensor | None = None  # (T, n) at full resolution
+        self.factor: torch.Tensor | None = None  # of the newest curvature
+        self.noise = float("nan")
         self.passes = 0
-        self.depth = None
-        self.trace = []
 
-    def descend(self, stride):
-        fine = stride == 1
-        o = subsample(self.full, stride)
-        initial = None
-        if self.initial is not None:
-            initial = self.initial.unflatten(1, self.full.shape)[:, stride // 2 :: stride, stride // 2 :: stride].flatten(1)
-        evaluate = Evaluator(self.options.objective, self.options.focal_prior, self.layout, self.floor, initial)
-        depth = None
-        best = None
-        share = 1.0
+    def level(self, stride: int) -> Evaluator:
+        initial = self.initial_log_depth
+        if initial is not None:
+            step = slice(stride // 2, None, stride)
+            initial = initial.unflatten(1, self.full.shape)[:, step, step].flatten(1)
+        return Evaluator(
+            subsample(self.full, stride),
+            self.options.objective,
+            self.options.focal_prior,
+            self.layout,
+            self.distance_floor,
+            initial,
+        )
+
+    def descend(self, stride: int) -> Evaluation:
+        """Go down on every `stride`-th pixel. Returns the last evaluation; `state` may already be a step further."""
+        evaluate, fine = self.level(stride), stride == 1
+        best, step, share, depth = None, None, 1.0, None
         for _ in range(MAX_PASSES):
-            e = evaluate(o, self.state, self.memory, depth, with_curvature=not fine or self.factor is None)
+            new = evaluate(self.state, self.memory, depth, with_curvature=not fine or self.factor is None)
             self.passes += 1
-            if best is not None and e.value > best[0].value * (1 + 1e-7) and best[0].memory.flow_on == e.memory.flow_on and share > SMALLEST_SHARE and best[2]:
-                share /= 4
-                self.state = retract(best[0].state, *self.layout.split(share * best[1]))
-                depth = best[0].depth_after(share * best[1])
-                self.trace.append((stride, e.value, "worse"))
+            if best is not None and best.comparable and not new.value <= best.value * (1 + WORSE):
+                share *= SHRINK
+                if share < SMALLEST_SHARE:
+                    break
+                self.state, depth = self._moved(best, share * step)
                 continue
-            share = 1.0
-            if e.curvature is not None:
-                self.factor = factorise(self.layout, e.curvature)
-            x = gauss_newton(self.factor, e.gradient)
-            gain = -0.5 * float(e.gradient @ x) / e.value
-            comparable = self.memory.flow_on == e.memory.flow_on
-            self.memory = e.memory
-            best = (e, x, comparable)
-            depth = e.depth_after(x)
-            self.state = retract(self.state, *self.layout.split(x))
-            self.trace.append((stride, e.value, gain))
-            if gain < (self.options.tolerance if fine else COARSE_TOLERANCE) and comparable:
+            best, share, self.memory = new, 1.0, new.after
+            if new.curvature is not None:
+                self.factor, self.noise = factorise(self.layout, new.curvature), new.noise
+            step = gauss_newton(self.factor, new.gradient)
+            gain = -0.5 * float(new.gradient @ step) / new.value
+            if fine and new.comparable and gain < self.options.tolerance:
                 break
-        self.evaluate, self.depth = evaluate, depth
+            self.state, depth = self._moved(new, step)
+            if not fine and new.comparable and gain < COARSE_TOLERANCE:
+                break
+        return best
 
-    def finish(self):
-        depth = self.evaluate.settled_depth(self.full, self.state, self.memory, self.depth)
-        return self.state, depth.unflatten(1, self.full.shape), self.passes, self.trace
+    def _moved(self, evaluation: Evaluation, step: torch.Tensor) -> tuple[State, torch.Tensor]:
+        return retract(evaluation.state, *self.layout.split(step)), evaluation.depth_after(step)
 
 
-from easi3r_ros.core.alignment.solver_evaluate import no_memory  # noqa: E402
+def _solution(options: SolverOptions, observations: Observations, best: Evaluation, run: _Run) -> Solution:
+    state = best.state
+    depth = best.depth.unflatten(1, observations.shape)
+    K = np.tile(np.eye(3), (len(depth), 1, 1))
+    if options.K is None:
+        height, width = observations.shape
+        K = np.stack([intrinsics(float(focal), (width, height)) for focal in state.focals])
+    else:
+        K[:] = options.K
+    covariance = run.noise * pose_covariance(run.layout, run.factor)
+    axes = torch.zeros(len(depth), 6, 6, dtype=torch.float64)
+    axes[:, :3, :3] = axes[:, 3:, 3:] = state.world_from_cam[:, :3, :3]
+    return Solution(
+        world_from_cam=state.world_from_cam.numpy(),
+        K=K,
+        depth=depth,
+        pair_scale=pair_scales(state).numpy(),
+        covariance=(axes @ covariance @ axes.mT).numpy(),
+        objective=best.objective,
+        iterations=run.passes,
+        parameters=to_parameters(state, depth),
+    )

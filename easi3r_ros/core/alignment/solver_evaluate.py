@@ -9,11 +9,13 @@ import torch
 from easi3r_ros.core.alignment import solver_flow as flow_term
 from easi3r_ros.core.alignment import solver_local as local_terms
 from easi3r_ros.core.alignment.reference import Options
+from easi3r_ros.core.alignment.solver_flow import FlowLinear
 from easi3r_ros.core.alignment.solver_observations import Observations
 from easi3r_ros.core.alignment.solver_priors import Quadratic, one_camera, temporal
 from easi3r_ros.core.alignment.solver_state import State
 from easi3r_ros.core.alignment.solver_system import Layout, LocalMap, free_gradient, local_map
 from easi3r_ros.core.alignment.solver_tile import (
+    CURVATURE,
     DepthPrior,
     Part,
     Tile,
@@ -24,12 +26,13 @@ from easi3r_ros.core.alignment.solver_tile import (
     tiles,
 )
 
-FIRST_SWEEPS, SWEEPS = 3, 2  # re-weightings of the depth per pass
+FIRST_SWEEPS, SWEEPS = 3, 2  # re-weightings of the depth in a pass
+SMALLEST_RATIO = 0.5  # of a depth to the one before a step
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a pass needs to know of the pass before: normalisers and means that change little."""
+    """What a pass needs to know of the pass before: normalisers and means, which change little."""
 
     flow_on: bool  # the flow term counts
     flow_kept: torch.Tensor  # (2,) float64 components per pixel in the terms a -> b and b -> a
@@ -37,127 +40,166 @@ class Memory:
     prior_pull: torch.Tensor  # (T, 1)
 
 
-def no_memory(frames: int, device: torch.device) -> Memory:
+def no_memory(observations: Observations) -> Memory:
     """Before the first pass, which as published goes without the flow term."""
-    zero = torch.zeros(frames, 1, device=device)
+    zero = observations.points.new_zeros(len(observations.points), 1)
     return Memory(False, torch.ones(2, dtype=torch.float64), zero, zero)
 
 
 @dataclass(frozen=True)
 class Evaluation:
     state: State
-    value: float  # the objective, and the focal prior
-    gradient: torch.Tensor  # (U,) free gradient, depth eliminated
+    objective: float  # all published terms
+    value: float  # and the focal prior
+    gradient: torch.Tensor  # (U,) of the value; free of gauge, depth eliminated
     curvature: torch.Tensor | None  # (U, U)
+    noise: float  # covariance of the unknowns = noise * inverse curvature; NaN without curvature
     depth: torch.Tensor  # (T, n) best at this state
-    memory: Memory  # for the next pass
+    before: Memory
+    after: Memory
     map: LocalMap
     couplings: list[tuple[Part, local_terms.Curvature]]
 
+    @property
+    def comparable(self) -> bool:
+        """Whether the next pass has the same terms."""
+        return self.before.flow_on == self.after.flow_on
+
     def depth_after(self, x: torch.Tensor) -> torch.Tensor:
-        """(T, n) best depth after the step x, to first order where the curvature is known."""
+        """(T, n) best depth after a step x of the unknowns, to first order; as it is where no curvature is known."""
         depth, local = self.depth.clone(), self.map.local(x)
         for part, coupling in self.couplings:
             moved = depth[part] + coupling.depth_step(local[part[0]])
-            depth[part] = torch.maximum(moved, 0.5 * depth[part])
+            depth[part] = torch.maximum(moved, SMALLEST_RATIO * depth[part])
         return depth
 
 
 @dataclass(frozen=True)
 class Evaluator:
+    """The objective on one level of resolution."""
+
+    observations: Observations
     options: Options
     focal_prior: float
     layout: Layout
     distance_floor: float  # world units
-    initial_log_depth: torch.Tensor | None  # (T, n) of the level's pixels, for the depth prior
+    initial_log_depth: torch.Tensor | None  # (T, n), for the depth prior
 
     def __call__(
-        self,
-        observations: Observations,
-        state: State,
-        memory: Memory,
-        depth: torch.Tensor | None = None,
-        with_curvature: bool = False,
+        self, state: State, memory: Memory, depth: torch.Tensor | None = None, with_curvature: bool = False
     ) -> Evaluation:
         """depth: (T, n) where to start; None: from the pairs."""
-        frames, slots = observations.pair.shape
-        size = 7 * (slots + observations.flows) + 1
-        gradient = torch.zeros(frames, size, dtype=torch.float64)
-        curvature = torch.zeros(frames, size, size, dtype=torch.float64) if with_curvature else None
-        best = observations.points.new_empty(frames, observations.pixels)
-        couplings, point, flow_sums = [], 0.0, torch.zeros(2, 2, dtype=torch.float64)
-        for part, tile in tiles(observations, state, self._weighting(observations, memory)):
-            start, flow = _prepare(tile, None if depth is None else depth[part])
-            linear = linearise(tile, settle(tile, start, flow, SWEEPS), flow)
-            slopes, best[part] = local_terms.gradient(tile, linear, flow)
-            gradient[part[0]] += slopes.cpu()
-            point += float((tile.weight * tile.static * linear.distance).sum(dtype=torch.float64))
-            if flow is not None:
-                flow_sums += flow_term.statistics(tile.flow, flow).cpu()
-            if curvature is not None:
-                bend = local_terms.curvature(tile, best[part], flow)
-                curvature[part[0]] += bend.matrix.cpu()
-                couplings.append((part, bend))
-        mapping = local_map(self.layout, observations, state)
-        value, memory = self._values(observations, memory, point, flow_sums, best)
-        gradient = mapping.gradient(gradient)
-        curvature = None if curvature is None else mapping.curvature(curvature)
-        for prior in self._priors(state, point):
-            value, gradient = value + prior.value, gradient + prior.gradient
-            curvature = None if curvature is None else curvature + prior.curvature
-        free = free_gradient(self.layout, gradient)
-        return Evaluation(state, value, free, curvature, best, memory, mapping, couplings)
+        sums = _Sums.zero(self.observations, with_curvature)
+        for part, tile in tiles(self.observations, state, self._weighting(memory)):
+            sums.add(part, tile, None if depth is None else depth[part])
+        mapping = local_map(self.layout, self.observations, state)
+        gradient = mapping.gradient(sums.gradient)
+        curvature = None if sums.curvature is None else mapping.curvature(sums.curvature)
+        objective, after = self._values(memory, sums)
+        value = objective
+        if self.options.temporal_weight:
+            prior = temporal(self.layout, state, self.options.temporal_weight, self.options.translation_weight)
+            objective, value = objective + prior.value, value + prior.value
+            gradient, curvature = _with(prior, gradient, curvature)
+        if self.layout.focals > 1:
+            prior = one_camera(self.layout, state, self.focal_prior * sums.point)
+            value = value + prior.value
+            gradient, curvature = _with(prior, gradient, curvature)
+        return Evaluation(
+            state=state,
+            objective=objective,
+            value=value,
+            gradient=free_gradient(self.layout, gradient),
+            curvature=curvature,
+            noise=sums.noise,
+            depth=sums.depth,
+            before=memory,
+            after=after,
+            map=mapping,
+            couplings=sums.couplings,
+        )
 
-    def settled_depth(
-        self, observations: Observations, state: State, memory: Memory, depth: torch.Tensor
-    ) -> torch.Tensor:
-        """(T, n) best depth at `state`."""
-        best = torch.empty_like(depth)
-        for part, tile in tiles(observations, state, self._weighting(observations, memory)):
-            start, flow = _prepare(tile, depth[part])
-            best[part] = linearise(tile, settle(tile, start, flow, SWEEPS), flow).least_squares_depth()
-        return best
-
-    def _weighting(self, observations: Observations, memory: Memory) -> Weighting:
+    def _weighting(self, memory: Memory) -> Weighting:
         flow = torch.zeros(2, dtype=torch.float64)
         if memory.flow_on:
-            flow = self.options.flow_weight / (memory.flow_kept * observations.pixels)
+            flow = self.options.flow_weight / (memory.flow_kept * self.observations.pixels)
         prior = None
         if self.initial_log_depth is not None:
-            share = self.options.depth_prior_weight / observations.movers.numel()
+            share = self.options.depth_prior_weight / self.initial_log_depth.numel()
             prior = DepthPrior(share, self.initial_log_depth, memory.prior_mean, memory.prior_pull)
         return Weighting(self.options.static_weighting, self.distance_floor, flow, prior)
 
-    def _values(
-        self, observations: Observations, memory: Memory, point: float, flow_sums: torch.Tensor, depth: torch.Tensor
-    ) -> tuple[float, Memory]:
-        """Objective of the terms with pixels, and what the next pass should know."""
-        value, on, kept = point, memory.flow_on, memory.flow_kept
+    def _values(self, memory: Memory, sums: _Sums) -> tuple[float, Memory]:
+        """The terms with pixels, and what the next pass should know."""
+        value, on, kept = sums.point, memory.flow_on, memory.flow_kept
         mean, pull = memory.prior_mean, memory.prior_pull
-        if observations.flow is not None:
-            count = flow_sums[:, 1].clamp(min=1.0)
-            term = float((flow_sums[:, 0] / count).sum())
+        if self.observations.flow is not None:
+            count = sums.flow[:, 1].clamp(min=1.0)
+            term = float((sums.flow[:, 0] / count).sum())
             value += self.options.flow_weight * term * on
-            on, kept = term <= self.options.flow_limit, count / observations.pixels
+            on, kept = term <= self.options.flow_limit, count / self.observations.pixels
         if self.initial_log_depth is not None:
-            change = depth.log() - self.initial_log_depth
+            change = sums.depth.log() - self.initial_log_depth
             mean = change.mean(1, keepdim=True)
-            weighted = (1.0 + observations.movers) * (change - mean)
+            weighted = (1.0 + self.observations.movers) * (change - mean)
             pull = weighted.mean(1, keepdim=True)
             value += self.options.depth_prior_weight * float((weighted * (change - mean)).mean())
         return value, Memory(on, kept, mean, pull)
 
-    def _priors(self, state: State, point: float) -> list[Quadratic]:
-        found = []
-        if self.options.temporal_weight:
-            weights = self.options.temporal_weight, self.options.translation_weight
-            found.append(temporal(self.layout, state, *weights))
-        if self.layout.focals > 1:
-            found.append(one_camera(self.layout, state, self.focal_prior * point))
-        return found
+
+@dataclass
+class _Sums:
+    """What the tiles of a pass add up to."""
+
+    gradient: torch.Tensor  # (T, L) float64
+    curvature: torch.Tensor | None  # (T, L, L) float64
+    depth: torch.Tensor  # (T, n)
+    couplings: list[tuple[Part, local_terms.Curvature]]
+    flow: torch.Tensor  # (2, 2), see solver_flow.statistics
+    point: float = 0.0
+    scores: float = 0.0  # sum of squared weights
+    stiffness: float = 0.0  # sum of weights as least squares
+
+    @staticmethod
+    def zero(observations: Observations, with_curvature: bool) -> _Sums:
+        frames, slots = observations.pair.shape
+        size = 7 * (slots + observations.flows) + 1
+        return _Sums(
+            gradient=torch.zeros(frames, size, dtype=torch.float64),
+            curvature=torch.zeros(frames, size, size, dtype=torch.float64) if with_curvature else None,
+            depth=torch.empty_like(observations.movers),
+            couplings=[],
+            flow=torch.zeros(2, 2, dtype=torch.float64),
+        )
+
+    def add(self, part: Part, tile: Tile, depth: torch.Tensor | None) -> None:
+        depth, flow = _prepare(tile, depth)
+        linear = linearise(tile, settle(tile, depth, flow, SWEEPS), flow)
+        slopes, best = local_terms.gradient(tile, linear, flow)
+        self.depth[part] = best
+        self.gradient[part[0]] += slopes.cpu()
+        weight = tile.weight * tile.static
+        self.point += float((weight * linear.distance).sum(dtype=torch.float64))
+        if flow is not None:
+            self.flow += flow_term.statistics(tile.flow, flow).cpu()
+        if self.curvature is not None:
+            bend = local_terms.curvature(tile, best, flow)
+            self.curvature[part[0]] += bend.matrix.cpu()
+            self.couplings.append((part, bend))
+            self.scores += float(weight.square().sum(dtype=torch.float64))
+            self.stiffness += float((weight / linear.distance).sum(dtype=torch.float64))
+
+    @property
+    def noise(self) -> float:
+        """Of an M-estimator (Huber): E[score score^T] over E[curvature] of a residual, whose direction is random in 3D."""
+        return self.scores / (3.0 * CURVATURE * self.stiffness) if self.stiffness else float("nan")
 
 
-def _prepare(tile: Tile, depth: torch.Tensor | None) -> tuple[torch.Tensor, flow_term.FlowLinear | None]:
+def _with(prior: Quadratic, gradient, curvature):
+    return gradient + prior.gradient, None if curvature is None else curvature + prior.curvature
+
+
+def _prepare(tile: Tile, depth: torch.Tensor | None) -> tuple[torch.Tensor, FlowLinear | None]:
     """Depth to start from, and the flow term around it."""
     if depth is None:
         depth = settle(tile, first_depth(tile), None, FIRST_SWEEPS)

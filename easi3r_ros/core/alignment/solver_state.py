@@ -37,12 +37,10 @@ def retract(state: State, frame_twist: torch.Tensor, log_focal: torch.Tensor, pa
     frames = len(frame_twist)
     motion = se3_exp(torch.cat([frame_twist, pair_twist[:, :6]]))
     log_scale = pair_twist[:, 6] - pair_twist[:, 6].mean()
-    stretch = log_scale.exp()[:, None, None]
     moved = motion[frames:].clone()
-    moved[:, :3, :3] *= stretch
-    return State(
-        state.world_from_cam @ motion[:frames], moved @ state.world_from_pair, state.focal * torch.exp(log_focal)
-    )
+    moved[:, :3, :3] *= log_scale.exp()[:, None, None]
+    focal = state.focal * log_focal.exp() if len(log_focal) else state.focal
+    return State(state.world_from_cam @ motion[:frames], moved @ state.world_from_pair, focal)
 
 
 def with_scale(state: State, factor: float) -> State:
@@ -64,14 +62,14 @@ def adjoint(transform: torch.Tensor) -> torch.Tensor:
     return matrix
 
 
-def from_parameters(parameters: reference.Parameters, shared_focal: bool) -> State:
+def from_parameters(parameters: reference.Parameters) -> State:
+    """One focal length per frame."""
     rotation, translation = reference.poses(parameters.frame_poses.double().cpu())
     frames = _matrices(rotation, translation)
     rotation, translation = reference.poses(parameters.pair_poses.double().cpu())
     scale = reference.pair_scales(parameters.pair_poses.double().cpu())[:, None]
     pairs = _matrices(rotation * scale[..., None], translation * scale)
-    focal = reference.focal_lengths(parameters).double().cpu()
-    return State(frames, pairs, focal.log().mean().exp()[None] if shared_focal else focal)
+    return State(frames, pairs, reference.focal_lengths(parameters).detach().double().cpu())
 
 
 def to_parameters(state: State, depth: torch.Tensor) -> reference.Parameters:

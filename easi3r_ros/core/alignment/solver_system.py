@@ -44,26 +44,41 @@ class Layout:
 
 @dataclass(frozen=True)
 class LocalMap:
-    """Local coordinates of every frame from the unknowns: local = matrix @ x[index]; one index is a place for nothing."""
+    """Local coordinates of a frame from the unknowns of its slots and its own pose and focal.
+
+    A slot's coordinates are blocks[slot] @ (the pair's twist, or the target's twist and log focal) + a share of `own`
+    @ (the frame's own twist and log focal).
+    """
 
     layout: Layout
-    matrix: torch.Tensor  # (T, L, V) float64
-    index: torch.Tensor  # (T, V)
+    blocks: torch.Tensor  # (T, S, 7, 7) float64, S point and flow slots
+    own: torch.Tensor  # (T, L, 7) float64, L = 7 S + 1
+    index: torch.Tensor  # (T, L + 6) unknowns of the slots, then own; `layout.size` is a place for nothing
 
     def local(self, x: torch.Tensor) -> torch.Tensor:
         """(U,) -> (T, L)"""
-        return (self.matrix @ torch.cat([x, x.new_zeros(1)])[self.index][..., None])[..., 0]
+        found = torch.cat([x, x.new_zeros(1)])[self.index]
+        slots = (self.blocks @ found[:, :-7].unflatten(1, (-1, 7))[..., None]).flatten(1)
+        own = (self.own @ found[:, -7:, None])[..., 0]
+        return torch.cat([slots + own[:, :-1], own[:, -1:]], 1)
 
     def gradient(self, local: torch.Tensor) -> torch.Tensor:
         """(T, L) -> (U,)"""
-        values = (self.matrix.mT @ local[..., None])[..., 0]
+        slots = (self.blocks.mT @ local[:, :-1].unflatten(1, (-1, 7))[..., None]).flatten(1)
+        own = (self.own.mT @ local[..., None])[..., 0]
         total = local.new_zeros(self.layout.size + 1)
-        return total.index_add_(0, self.index.flatten(), values.flatten())[:-1]
+        return total.index_add_(0, self.index.flatten(), torch.cat([slots, own], 1).flatten())[:-1]
 
     def curvature(self, local: torch.Tensor) -> torch.Tensor:
         """(T, L, L) -> (U, U)"""
+        half = local[:, :, :-1].unflatten(2, (-1, 7)).transpose(1, 2) @ self.blocks  # (T, S, L, 7), right side done
+        slots = self.blocks.mT[:, None] @ half[:, :, :-1].unflatten(2, (-1, 7))  # (T, S right, S left, 7 left, 7 right)
+        slots = slots.permute(0, 2, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+        with_own = local @ self.own  # (T, L, 7)
+        cross = (self.blocks.mT @ with_own[:, :-1].unflatten(1, (-1, 7))).flatten(1, 2)
+        own = self.own.mT @ with_own
+        values = torch.cat([torch.cat([slots, cross], 2), torch.cat([cross.mT, own], 2)], 1)
         side = self.layout.size + 1
-        values = self.matrix.mT @ local @ self.matrix  # (T, V, V)
         at = self.index[:, :, None] * side + self.index[:, None]
         total = local.new_zeros(side * side).index_add_(0, at.flatten(), values.flatten())
         return total.unflatten(0, (side, side))[:-1, :-1]
@@ -72,29 +87,23 @@ class LocalMap:
 def local_map(layout: Layout, observations: Observations, state: State) -> LocalMap:
     """How the coordinates of `solver_local` follow from the unknowns at `state`."""
     frames, slots = observations.pair.shape
-    flows, flow = observations.flows, observations.flow
-    pose = 7 * slots  # columns: pairs of the slots, own pose and focal, pose and focal of the flow slots' targets
-    matrix = torch.zeros(frames, 7 * (slots + flows) + 1, pose + 7 * (1 + flows), dtype=torch.float64)
     eye, cam_from_world = torch.eye(7, dtype=torch.float64), invert_se3(state.world_from_cam)
-    to_camera = adjoint(cam_from_world)
-    for k in range(slots):
-        own = slice(7 * k, 7 * k + 7)
-        matrix[:, own, own] = to_camera
-        matrix[:, own, pose : pose + 6] = -eye[:, :6]
-    if flow is not None:
-        to_target = adjoint(cam_from_world[flow.target] @ state.world_from_cam[:, None])
-        for k in range(flows):
-            row, column = 7 * (slots + k), pose + 7 * (1 + k)
-            matrix[:, row : row + 6, pose : pose + 6] = to_target[:, k, :6, :6]
-            matrix[:, row : row + 6, column : column + 6] = -eye[:6, :6]
-            matrix[:, row + 6, column + 6] = 1.0
-    matrix[:, -1, pose + 6] = 1.0
-    return LocalMap(layout, matrix, _index(layout, observations))
+    blocks = [adjoint(cam_from_world)[:, None].expand(-1, slots, -1, -1)]
+    still = torch.diag(eye.new_tensor([-1.0] * 6 + [0.0]))  # the points stay where the camera moves, and keep their size
+    own = [still.repeat(frames, slots, 1)]
+    if observations.flow is not None:
+        target = observations.flow.target
+        blocks.append(torch.diag(eye.new_tensor([-1.0] * 6 + [1.0])).expand(*target.shape, -1, -1))
+        to_target = adjoint(cam_from_world[target] @ state.world_from_cam[:, None])
+        to_target[..., 6] = to_target[..., 6, :] = 0.0
+        own.append(to_target.flatten(1, 2))
+    own.append(eye[6:].expand(frames, -1, -1))
+    return LocalMap(layout, torch.cat(blocks, 1), torch.cat(own, 1), _index(layout, observations))
 
 
 def _index(layout: Layout, observations: Observations) -> torch.Tensor:
     own = torch.arange(layout.frames)[:, None]
-    cameras = own if observations.flow is None else torch.cat([own, observations.flow.target], 1)  # (T, 1 + F)
+    cameras = own if observations.flow is None else torch.cat([observations.flow.target, own], 1)  # (T, F + 1)
     pose = 6 * cameras[..., None] + torch.arange(6)
     focal = torch.full_like(cameras, layout.size)
     if layout.focals:

@@ -48,13 +48,18 @@ class ClassicalBackbone(Backbone):
         solutions = self._solve(pairs, moving)
         return [_answer(a, b, solutions[min(a.index, b.index), max(a.index, b.index)]) for a, b in pairs]
 
-    def _solve(self, pairs, moving: Mapping[int, np.ndarray]) -> dict[Edge, Solution]:
+    def _solve(
+        self, pairs: Sequence[tuple[ClassicalFeatures, ClassicalFeatures]], moving: Mapping[int, np.ndarray]
+    ) -> dict[Edge, Solution]:
         """Every unordered pair once."""
-        ordered = {(a.index, b.index): (a, b) for pair in pairs for a, b in [sorted(pair, key=lambda f: f.index)]}
-        by_distance = sorted(ordered.values(), key=lambda pair: pair[1].index - pair[0].index)
-        # Near frames first: their flow predicts that of far ones, where the search is harder.
-        known = [with_flow(first, second, self._flow) for first, second in by_distance]
-        # Far frames first: what they say about the camera's translation helps near ones, where parallax drowns in noise.
+        unordered = {}
+        for pair in pairs:
+            first, second = sorted(pair, key=lambda features: features.index)
+            unordered[first.index, second.index] = first, second
+        near_to_far = sorted(unordered.values(), key=lambda pair: pair[1].index - pair[0].index)
+        # Flow to near frames predicts that to far ones, where the search is harder.
+        known = [with_flow(first, second, self._flow) for first, second in near_to_far]
+        # Far frames know the camera's translation, of which near ones see little but noise.
         solutions: dict[Edge, Solution] = {}
         longer: dict[int, Motion | None] = {}
         for pair in reversed(known):

@@ -6,15 +6,18 @@ import numpy as np
 
 SAMPLE = 2  # every n-th node: enough for quantiles
 TAILS = (0.03, 0.97)  # quantiles of the static world's inverse depths
-MARGIN = (0.5, 2.0)  # the world may go on farther and nearer than these quantiles by these factors
+FARTHER, NEARER = 0.5, 2.0  # the world may go on beyond these quantiles by these factors
 
 
 def plausible_range(inverse_depth: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
     """Inverse depths between which the static world lies, from reliable pixels."""
     values, weight = inverse_depth[::SAMPLE, ::SAMPLE].ravel(), weight[::SAMPLE, ::SAMPLE].ravel()
-    kept = values[weight > np.median(weight)]
-    low, high = np.quantile(kept, TAILS)
-    return (low * MARGIN[0] if low > 0 else low * MARGIN[1]), (high * MARGIN[1] if high > 0 else high * MARGIN[0])
+    known = weight > 0
+    if not known.any():
+        return -np.inf, np.inf
+    low, high = np.quantile(values[weight >= np.median(weight[known])], TAILS)
+    # Noise makes inverse depths of far things negative: then the margin goes the other way.
+    return low * (FARTHER if low > 0 else NEARER), high * (NEARER if high > 0 else FARTHER)
 
 
 def depth_violation(inverse_depth: np.ndarray, information: np.ndarray, low: float, high: float) -> np.ndarray:

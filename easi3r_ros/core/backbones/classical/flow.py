@@ -28,7 +28,7 @@ SMALLEST_SIDE = 16  # pixels: two patches
 class Flow:
     """Flow from one frame to another, at the grid of the first."""
 
-    vectors: np.ndarray  # (h, w, 2) float32 pixels, at every pixel: where it went, minus where it was
+    size: tuple[int, int]  # (w, h) of the images
     target: np.ndarray  # (2, g, k) float32 pixels: where the nodes went
     information: np.ndarray  # (3, g, k) float32 1/pixels^2: xx, xy, yy of the inverse covariance
     cycle: np.ndarray  # (g, k) float32 pixels: distance between the node and where the flow there and back ends
@@ -36,7 +36,11 @@ class Flow:
     @property
     def nodes(self) -> np.ndarray:
         """(2, g, k) float32 pixels that the vectors of the grid start from."""
-        return node_pixels(*self.vectors.shape[:2])
+        return node_pixels(*self.size[::-1])
+
+    def at_pixels(self) -> np.ndarray:
+        """(h, w, 2) float32 flow vector of every pixel: where it went, minus where it was."""
+        return to_pixels(np.moveaxis(self.target - self.nodes, 0, -1), self.size)
 
 
 def on_grid(image: np.ndarray) -> np.ndarray:
@@ -47,7 +51,7 @@ def on_grid(image: np.ndarray) -> np.ndarray:
 
 def to_pixels(nodes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(g, k, ...) float32 -> (h, w, ...) bilinear. size: (w, h)."""
-    return cv2.resize(nodes, size, interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(np.ascontiguousarray(nodes), size, interpolation=cv2.INTER_LINEAR)
 
 
 @lru_cache(maxsize=4)
@@ -69,7 +73,7 @@ def structure_tensor(grey: np.ndarray) -> np.ndarray:
 
 
 class FlowEstimator:
-    """Dense inverse search (Kroeger et al., ECCV 2016) down to full resolution.
+    """Dense inverse search (Kroeger et al., ECCV 2016) down to full resolution. Not thread-safe.
 
     Sparse patches without variational refinement: at the price of OpenCV's MEDIUM preset, which stops at half
     resolution, this has half the error on small moving things.
@@ -116,7 +120,7 @@ def _assess(vectors: np.ndarray, opposite: np.ndarray, structure: np.ndarray) ->
     missed = (du + back_u) ** 2 + (dv + back_v) ** 2
     variance = FLOOR**2 + RELATIVE**2 * (du * du + dv * dv) + CYCLE**2 * missed
     variance += np.float32(OUT_OF_VIEW**2) * ((u < 0) | (v < 0) | (u > width - 1) | (v > height - 1))
-    return Flow(vectors, target, flow_information(structure, variance), np.sqrt(missed))
+    return Flow((width, height), target, flow_information(structure, variance), np.sqrt(missed))
 
 
 def flow_information(structure: np.ndarray, variance: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from easi3r_ros.core.backbones.classical.view import finish, measure, typical_in
 
 FORGETTING = 0.9  # per pair, of what was learned about the focal length: zoom lenses
 MOST_FOCAL_INFORMATION = 0.02**-2  # log focal length: it will never be believed to better than 2 %
+LONGEST_PREDICTION = 6.0  # times the time that a flow was observed over; beyond it zero is as good a guess
 MASK_MARGIN = 5  # pixels, width of the brush: flow next to a mover is the mover's
 
 
@@ -77,14 +78,16 @@ def solve_motion(
     matches = sample_matches(pair.forward, pair.backward, moving.get(first.index), moving.get(second.index))
     motion = estimate_motion(matches, camera, belief, first.memo.motions.get(second.index), longer)
     first.memo.motions.setdefault(second.index, motion)
-    learned = motion.focal if motion is not None else belief
-    if second.memo.focal is None or learned.information > second.memo.focal.information:
-        second.memo.focal = learned
+    if motion is not None and not belief.known:
+        known = second.memo.focal
+        second.memo.focal = motion.focal if known is None else max(known, motion.focal, key=lambda f: f.information)
     return motion
 
 
-def solve_views(pair: FramePair, motion: Motion | None, moving: Mapping[int, np.ndarray], prior: FocalBelief) -> Solution:
-    """Depth, confidence and evidence of motion of both frames, given the camera's motion. Arguments: as solve_motion."""
+def solve_views(
+    pair: FramePair, motion: Motion | None, moving: Mapping[int, np.ndarray], prior: FocalBelief
+) -> Solution:
+    """Depth, confidence and evidence of motion of both frames, given the camera's motion. As `solve_motion`."""
     first = pair.first
     reverse = None if motion is None else motion.reversed()
     measured = (
@@ -118,7 +121,8 @@ def _expected_flow(frame: ClassicalFeatures, seconds: float) -> np.ndarray | Non
     if not known:
         return None
     nearest = min(known, key=lambda index: abs(known[index] - seconds))
-    return frame.memo.flows[nearest].vectors * np.float32(seconds / known[nearest])
+    ratio = seconds / known[nearest]
+    return frame.memo.flows[nearest].at_pixels() * np.float32(ratio) if abs(ratio) <= LONGEST_PREDICTION else None
 
 
 def _belief(frame: ClassicalFeatures, prior: FocalBelief) -> FocalBelief:

@@ -24,7 +24,7 @@ CONVERGED = 0.03  # of the cost, in squared standard deviations: a step that nob
 class Motion:
     """How the camera moved from a to b."""
 
-    R: np.ndarray  # (3, 3)
+    R: np.ndarray  # (3, 3) x_b = R x_a + t
     t: np.ndarray  # (3,) of length 1; zeros: the camera only turned
     camera: Camera
     focal: FocalBelief  # after the matches have spoken
@@ -41,7 +41,7 @@ class Motion:
 
 
 def robust_scale(residuals: np.ndarray) -> float:
-    """Standard deviation of what moves rigidly: from the best quarter of the residuals (N,), so most may be outliers."""
+    """Standard deviation of what moves rigidly: from the best quarter of the residuals (N,), most may be outliers."""
     return max(_first_quartile(np.abs(residuals)) / QUARTER_OF_NORMAL, SMALLEST_SCALE)
 
 
@@ -75,7 +75,7 @@ def fit_rotation(matches: Matches, camera: Camera, prior: FocalBelief, iteration
 def refine_motion(matches: Matches, motion: Motion, iterations: int = 5) -> Motion:
     """Least squares, iteratively re-weighted, over rotation and direction of translation.
 
-    The focal length stays: two views whose camera moves little say next to nothing about it.
+    The focal length stays: two views with little between them say next to nothing about it, unless the camera turned.
     """
     R, t, bearings = motion.R, motion.t, _Bearings.of(matches, motion.camera)
     for _ in range(iterations):

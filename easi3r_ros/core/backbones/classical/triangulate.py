@@ -41,4 +41,3 @@ def triangulate(
     determinant = np.maximum(xx * yy - xy * xy, 0)
     epipolar = (gx * hy - gy * hx) * np.sqrt(determinant / np.maximum(squared, 1e-12)) / z
     return Triangulation(inverse_depth, squared / z**2, epipolar)
-

@@ -76,9 +76,8 @@ def _with_homography(matches: Matches, turn: Motion) -> Motion:
 def _essential(matches: Matches, turn: Motion, camera: Camera, prior: FocalBelief) -> Motion | None:
     """RANSAC over essential matrices (five points, MAGSAC++); of their two rotations the one next to the pure turn."""
     some = slice(None, None, max(1, len(matches) // RANSAC_MATCHES))
-    K, method = camera.matrix(), cv2.USAC_MAGSAC
     essential, _ = cv2.findEssentialMat(
-        matches.a[some], matches.b[some], K, method=method, prob=0.99, threshold=RANSAC_PIXELS, maxIters=300
+        matches.a[some], matches.b[some], camera.matrix(), method=cv2.USAC_MAGSAC, prob=0.99, threshold=RANSAC_PIXELS
     )
     if essential is None or essential.shape[0] < 3 or not np.isfinite(essential).all():
         return None

@@ -27,7 +27,7 @@ class Measured:
 def measure(flow: Flow, motion: Motion | None, moving: np.ndarray | None) -> Measured:
     """What one flow says, given how the camera moved. motion None: not known, so nothing can be said.
 
-    moving: (g, k) bool, pixels known to move, which must not influence what is static.
+    moving: (g, k) bool, nodes known to move, which must not influence what is static.
     """
     shape = flow.cycle.shape
     if motion is None:
@@ -43,15 +43,17 @@ def measure(flow: Flow, motion: Motion | None, moving: np.ndarray | None) -> Mea
 
 
 def finish(measured: Measured, unit: float) -> InverseDepth:
-    """Gaps filled, and in units in which `unit` is one."""
+    """Gaps filled, and in units in which the inverse depth `unit` is one; a plane at depth 1 if nothing is known."""
     if not measured.weight.any():
-        return InverseDepth(measured.inverse_depth, np.ones_like(measured.inverse_depth))
+        nothing = np.ones_like(measured.inverse_depth)
+        return InverseDepth(values=nothing, confidence=nothing)
     return dense_inverse_depth(measured.inverse_depth, measured.weight, unit)
 
 
 def typical_inverse_depth(views: tuple[Measured, Measured]) -> float:
     """Median inverse depth of the better known half of both views; 1 where nothing is known."""
-    values, weights = (np.concatenate([getattr(v, n)[SAMPLE].ravel() for v in views]) for n in ("inverse_depth", "weight"))
+    values = np.concatenate([view.inverse_depth[SAMPLE].ravel() for view in views])
+    weights = np.concatenate([view.weight[SAMPLE].ravel() for view in views])
     good = (weights > np.median(weights)) & (values > 0)
     return float(np.median(values[good])) if good.any() else 1.0
 
@@ -67,7 +69,7 @@ def _off_homography(flow: Flow, motion: Motion, moving: np.ndarray | None) -> np
 
 
 def _static_sample(values: np.ndarray, moving: np.ndarray | None) -> np.ndarray:
+    """(N,) some of the values (g, k), without those that are known to move unless that is all."""
     sample = values[SAMPLE].ravel()
     static = sample if moving is None else sample[~moving[SAMPLE].ravel()]
     return static if static.size else sample
-
