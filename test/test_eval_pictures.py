@@ -75,7 +75,9 @@ def poses(count: int = 20) -> np.ndarray:
 def test_trajectory_plot(tmp_path):
     truth, estimated = poses(), poses()
     estimated[:, 0, 3] += 0.02 * np.sin(np.arange(20))
-    image = written(pictures.trajectory_plot(estimated, truth, np.arange(20) / 30, "title"), tmp_path / "trajectory.png")
+    image = written(
+        pictures.trajectory_plot(estimated, truth, np.arange(20) / 30, "title"), tmp_path / "trajectory.png"
+    )
     assert share_of(image, pictures.CAMERA) > 0.001
     assert share_of(image, pictures.FAINT) > 0.001
 

@@ -15,6 +15,7 @@ from easi3r_ros.core.types import (
     PairEvidence,
     PairGeometry,
     PairMotion,
+    Partners,
     TrackingState,
 )
 from easi3r_ros.synthetic import render_clip
@@ -31,7 +32,7 @@ def clip():
 class Oracle(Backbone):
     """Answers every pair from the clip's truth; movers have 20 sigma, the rest none."""
 
-    name, input_spec, default_offsets = "oracle", InputSpec(96), (1, 3)
+    name, input_spec, default_partners = "oracle", InputSpec(96), Partners(steps=(1, 3))
 
     def __init__(self, clip):
         self.clip, self.rng, self.calls = clip, np.random.default_rng(0), []
@@ -99,7 +100,7 @@ def test_live_settings_apply_without_a_new_world(clip):
 
 def test_out_of_memory_means_fewer_pairs_not_a_crash(clip, caplog):
     class Small(Oracle):
-        default_offsets = (1, 2, 3, 4)
+        default_partners = Partners(steps=(1, 2, 3, 4))
 
         def decode(self, pairs, masks=None):
             if len(pairs) > 4:
@@ -110,7 +111,7 @@ def test_out_of_memory_means_fewer_pairs_not_a_crash(clip, caplog):
     results = [pipeline.push(frame_of(clip, i)) for i in range(6)]
     assert results[-1].state is TrackingState.TRACKING
     assert [r.message for r in caplog.records] == [
-        "the GPU is out of memory: pairs only with the frames (1, 2) steps back from now on"
+        "the GPU is out of memory: each frame is paired with 2 others only from now on"
     ]
 
 

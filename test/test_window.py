@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 
-from easi3r_ros.core.types import Features, Frame, ImageTransform, NetworkInput, PairEvidence, PairGeometry
+from easi3r_ros.core.types import Features, Frame, ImageTransform, NetworkInput, PairEvidence, PairGeometry, Partners
 from easi3r_ros.core.window import FrameWindow
 
 
 def features(index):
-    frame = Frame(index, index, "camera", np.zeros((4, 4, 3), np.uint8))
+    frame = Frame(index, index * 100_000_000, "camera", np.zeros((4, 4, 3), np.uint8))
     return Features(
         NetworkInput(frame, frame.image, None, ImageTransform((4, 4), (4, 4), (0, 0), (4, 4))),
         torch.zeros(1, 1),
@@ -21,8 +21,8 @@ def pair(a, b, evidence=None):
     return PairGeometry(a, b, empty, empty, empty, empty, evidence or PairEvidence())
 
 
-def edges(window, offsets):
-    return [(a.index, b.index) for a, b in window.new_pairs(offsets)]
+def edges(window, steps=(), seconds=()):
+    return [(a.index, b.index) for a, b in window.new_pairs(Partners(steps, seconds))]
 
 
 def test_pairs_both_ways_and_clamped_at_the_start():
@@ -66,3 +66,15 @@ def test_evidence_leaves_with_its_frames_and_later_passes_replace():
     assert window.indices == (1, 2) and not window.evidence
     window.clear()
     assert window.indices == ()
+
+
+def test_partners_by_age_follow_the_clock():
+    """At 10 Hz a partner 0.25 s ago is two or three frames back; after drops it is the last one but one."""
+    window = FrameWindow(8)
+    for index in range(8):
+        window.add(features(index))
+    assert edges(window, seconds=(0.0, 0.29)) == [(7, 6), (6, 7), (7, 4), (4, 7)]
+    sparse = FrameWindow(8)
+    for index in (0, 4, 8):
+        sparse.add(features(index))
+    assert edges(sparse, seconds=(0.0, 0.29)) == [(8, 4), (4, 8), (8, 0), (0, 8)]

@@ -22,6 +22,7 @@ from easi3r_ros.core.types import (
     MotionEstimate,
     NetworkInput,
     PairGeometry,
+    Partners,
     TrackingState,
 )
 from easi3r_ros.core.window import FrameWindow
@@ -41,8 +42,8 @@ class Pipeline:
         self.config = config
         self.backbone = backbone or build_backbone(config.backbone)
         self._cue = build_cue(config.motion, self.backbone.has_attention)
-        self._offsets = config.window.offsets or self.backbone.default_offsets
-        self._window = FrameWindow(max(config.window.size, max(self._offsets) + 1))
+        self._partners = Partners(config.window.offsets) if config.window.offsets else self.backbone.default_partners
+        self._window = FrameWindow(max((config.window.size, *(step + 1 for step in self._partners.steps))))
         self._aligner = IncrementalAligner(config.alignment, self._window.size, self.backbone.metric)
         self._size: tuple[int, ...] | None = None
 
@@ -91,7 +92,7 @@ class Pipeline:
     def _decode(self, masks: dict[int, torch.Tensor] | None = None) -> list[PairGeometry]:
         """The newest frame's pairs. A GPU that runs out of memory gets fewer of them from then on."""
         while True:
-            pairs = self._window.new_pairs(self._offsets)
+            pairs = self._window.new_pairs(self._partners)
             try:
                 geometry = self.backbone.decode(pairs, masks) if pairs else []
             except torch.cuda.OutOfMemoryError:
@@ -104,11 +105,13 @@ class Pipeline:
     def _use_fewer_pairs(self) -> bool:
         """Whether there was something left to save."""
         fewest = 2 if self.backbone.has_attention else 1  # statistics over pairs need two partners (METHOD 3)
-        if len(self._offsets) <= fewest:
+        if len(self._partners) <= fewest:
             return False
-        self._offsets = self._offsets[: max(fewest, len(self._offsets) // 2)]
+        self._partners = self._partners.first(max(fewest, len(self._partners) // 2))
         torch.cuda.empty_cache()
-        log.warning("the GPU is out of memory: pairs only with the frames %s steps back from now on", self._offsets)
+        log.warning(
+            "the GPU is out of memory: each frame is paired with %d others only from now on", len(self._partners)
+        )
         return True
 
     def _check_size(self, frame: Frame) -> None:

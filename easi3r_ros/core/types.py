@@ -38,6 +38,21 @@ class InputSpec:
 
 
 @dataclass(frozen=True)
+class Partners:
+    """Which earlier frames a new one is paired with: so many steps back, or taken so long ago; one of them is empty."""
+
+    steps: tuple[int, ...] = ()
+    seconds: tuple[float, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.steps) + len(self.seconds)
+
+    def first(self, count: int) -> Partners:
+        """The `count` nearest."""
+        return Partners(self.steps[:count], self.seconds[:count])
+
+
+@dataclass(frozen=True)
 class ImageTransform:
     """How camera pixels became network pixels: a resize, then a crop (METHOD 1)."""
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Set
 
-from easi3r_ros.core.types import Edge, Features, PairEvidence, PairGeometry
+from easi3r_ros.core.types import Edge, Features, PairEvidence, PairGeometry, Partners
 
 
-def partners(earlier: Sequence[int], offsets: Iterable[int], lost: Set[int] = frozenset()) -> set[int]:
-    """Which of the `earlier` frames (oldest first) a new one is paired with: those `offsets` steps back.
+def partners(stamps: Mapping[int, int], wanted: Partners, newest_ns: int, lost: Set[int] = frozenset()) -> set[int]:
+    """Which earlier frames a new one is paired with.
 
-    Steps are counted over frames that have a place in the world, or over all if none has. An offset that reaches behind
-    the oldest takes the oldest, so that the second frame already has a partner.
+    stamps: frame index -> stamp in nanoseconds, oldest first. Counted are frames that have a place in the world, or all
+    if none has. A wish that reaches behind the oldest takes the oldest, so that the second frame already has a partner.
     """
-    candidates = [index for index in earlier if index not in lost] or list(earlier)
-    return {candidates[-min(offset, len(candidates))] for offset in offsets} if candidates else set()
+    candidates = [index for index in stamps if index not in lost] or list(stamps)
+    chosen = {candidates[-min(step, len(candidates))] for step in wanted.steps if candidates}
+    for age in sorted(wanted.seconds):
+        free = [index for index in candidates if index not in chosen]
+        if free:
+            # Of two equally near the newer one, whose image changed less.
+            chosen.add(min(reversed(free), key=lambda index: abs((newest_ns - stamps[index]) * 1e-9 - age)))
+    return chosen
 
 
 class FrameWindow:
@@ -41,11 +47,12 @@ class FrameWindow:
         """Frame `index` has no place in the world: later frames are paired with others as long as there are any."""
         self._lost.add(index)
 
-    def new_pairs(self, offsets: tuple[int, ...]) -> list[tuple[Features, Features]]:
+    def new_pairs(self, wanted: Partners) -> list[tuple[Features, Features]]:
         """Ordered pairs, both ways, of the newest frame with earlier ones: see `partners`."""
-        newest = self._frames[-1]
-        chosen = partners(self.indices[:-1], offsets, self._lost)
-        others = [features for features in self._frames if features.index in chosen]
+        *earlier, newest = self._frames
+        stamps = {features.index: features.input.frame.stamp_ns for features in earlier}
+        chosen = partners(stamps, wanted, newest.input.frame.stamp_ns, self._lost)
+        others = [features for features in earlier if features.index in chosen]
         return [pair for other in reversed(others) for pair in ((newest, other), (other, newest))]
 
     def clear(self) -> None:

@@ -16,7 +16,7 @@ import torch
 
 from easi3r_ros.core.alignment.incremental import IncrementalAligner
 from easi3r_ros.core.config import AlignmentConfig
-from easi3r_ros.core.types import AlignedFrame, PairGeometry, TrackingState
+from easi3r_ros.core.types import AlignedFrame, PairGeometry, Partners, TrackingState
 from easi3r_ros.core.window import partners
 from easi3r_ros.eval.trajectory import score
 from easi3r_ros.synthetic.motions import Attached, Fixed, Swing, pose
@@ -26,7 +26,7 @@ from easi3r_ros.synthetic.presets.furniture import block
 from easi3r_ros.synthetic.scene import Camera, Part, Scene, SceneObject
 from easi3r_ros.synthetic.shapes import Box
 
-OFFSETS = (1, 3, 5)
+PARTNERS = Partners(steps=(1, 3, 5))
 MEMORY = 10
 SIZE = (96, 72)
 RATE = 10.0  # Hz: at 0.5 m/s the neighbours of a pair are 5 to 25 cm apart
@@ -85,7 +85,7 @@ def run_stream(
         window[truth.index] = truth
         window.pop(truth.index - MEMORY, None)
         lost = {result.index for result in results[-MEMORY:] if result.state is TrackingState.LOST}
-        pairs = _pairs(window, partners(sorted(window)[:-1], OFFSETS, lost), rng, noise)
+        pairs = _pairs(window, partners(dict.fromkeys(sorted(window)[:-1], 0), PARTNERS, 0, lost), rng, noise)
         pairs = [_spoil(pair, rng) if spoiled & set(pair.edge) else pair for pair in pairs]
         known = {index: torch.from_numpy(_mask(view.mask, masks)) for index, view in window.items()}
         start = time.process_time()

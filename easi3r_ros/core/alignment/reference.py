@@ -1,7 +1,8 @@
 """The published alignment objective, and its 300 Adam steps: the definition that the fast solver is measured against.
 
 METHOD 7 (Easi3R eq. 2 and 11). Parameters are stored as published: quaternions xyzw, translations as
-sign(t) log(1 + |t|), depth and pair scale as logarithms, focal lengths as 20 log(pixels). P pairs, T frames, h x w pixels.
+sign(t) log(1 + |t|), depth and pair scale as logarithms, focal lengths as 20 log(pixels). P pairs, T frames, h x w
+pixels.
 """
 
 from __future__ import annotations
@@ -158,7 +159,7 @@ def point_term(problem: Problem, parameters: Parameters, static_weighting: bool 
 
 
 def flow_terms(problem: Problem, parameters: Parameters) -> tuple[torch.Tensor, torch.Tensor]:
-    """Eq. 11: smooth-L1 between the flow that camera motion and depth induce and the estimated one, static pixels only."""
+    """Eq. 11: smooth-L1 between the flow that camera motion and depth induce and the estimated one, where static."""
     a, b = problem.edges.T
     return (
         _flow_term(problem, parameters, a, b, problem.flow),

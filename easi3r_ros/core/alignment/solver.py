@@ -22,6 +22,7 @@ from easi3r_ros.core.geometry import intrinsics
 
 COARSE_PIXELS = 300  # per frame: enough for the curvature
 COARSE_TOLERANCE = 3e-3  # relative: the optimum of so few pixels is no better than this on all
+STEADY = 0.02  # relative gain of a step below which the curvature need not be computed again
 MAX_PASSES = 12  # per level
 WORSE = 1e-6  # relative growth of the objective that is more than rounding
 SHRINK, SMALLEST_SHARE = 0.25, 1e-2  # of a step that made things worse
@@ -38,7 +39,7 @@ class SolverOptions:
     # Separate focal lengths are still of one camera: a relative deviation d costs focal_prior / 2 * d^2 of the point
     # term. The objective hardly notices, but along the viewing direction motion and focal length look nearly the same.
     focal_prior: float = 0.4
-    tolerance: float = 2e-6  # stop when the next step promises less, relative to the objective
+    tolerance: float = 1.5e-5  # relative to the objective: a step that promises less is the last
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ class _Run:
         self.state, self.memory = state, memory
         self.initial_log_depth: torch.Tensor | None = None  # (T, n) at full resolution
         self.factor: torch.Tensor | None = None  # of the newest curvature
+        self.gain = float("inf")  # relative, promised by the newest step
         self.noise = float("nan")
         self.passes = 0
 
@@ -147,9 +149,11 @@ class _Run:
     def descend(self, stride: int) -> Evaluation:
         """Go down on every `stride`-th pixel. Returns the last evaluation; `state` may already be a step further."""
         evaluate, fine = self.level(stride), stride == 1
+        tolerance = self.options.tolerance if fine else COARSE_TOLERANCE
         best, step, share, depth = None, None, 1.0, None
+        done = False
         for _ in range(MAX_PASSES):
-            new = evaluate(self.state, self.memory, depth, with_curvature=not fine or self.factor is None)
+            new = evaluate(self.state, self.memory, depth, self.factor is None or (not fine and self.gain > STEADY))
             self.passes += 1
             if best is not None and best.comparable and not new.value <= best.value * (1 + WORSE):
                 share *= SHRINK
@@ -158,14 +162,15 @@ class _Run:
                 self.state, depth = self._moved(best, share * step)
                 continue
             best, share, self.memory = new, 1.0, new.after
+            if done:
+                break
             if new.curvature is not None:
                 self.factor, self.noise = factorise(self.layout, new.curvature), new.noise
             step = gauss_newton(self.factor, new.gradient)
-            gain = -0.5 * float(new.gradient @ step) / new.value
-            if fine and new.comparable and gain < self.options.tolerance:
-                break
+            self.gain = -0.5 * float(new.gradient @ step) / new.value
             self.state, depth = self._moved(new, step)
-            if not fine and new.comparable and gain < COARSE_TOLERANCE:
+            done = new.comparable and self.gain < tolerance
+            if done and not fine:
                 break
         return best
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from easi3r_ros.core.alignment import solver_flow as flow_term
 from easi3r_ros.core.alignment import solver_point as point_term
 from easi3r_ros.core.alignment.solver_flow import FlowLinear, FlowTile
 from easi3r_ros.core.alignment.solver_observations import Observations

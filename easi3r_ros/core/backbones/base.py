@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from easi3r_ros.core.types import Features, InputSpec, NetworkInput, PairGeometry
+from easi3r_ros.core.types import Features, InputSpec, NetworkInput, PairGeometry, Partners
 
 
 class Backbone(ABC):
@@ -18,7 +18,7 @@ class Backbone(ABC):
 
     name: str
     input_spec: InputSpec
-    default_offsets: tuple[int, ...]  # pair graph that suits this backbone when the user names none
+    default_partners: Partners  # pair graph that suits this backbone when the user names none
     metric: bool = False  # pointmaps are in metres
     has_attention: bool = False  # pairs carry PairAttention (networks), else PairMotion
 

@@ -14,7 +14,7 @@ from easi3r_ros.core.backbones.classical.features import ClassicalFeatures, extr
 from easi3r_ros.core.backbones.classical.flow import FlowEstimator
 from easi3r_ros.core.backbones.classical.pair import Solution, View, solve_motion, solve_views, widened, with_flow
 from easi3r_ros.core.backbones.classical.refine import Motion
-from easi3r_ros.core.types import Edge, InputSpec, NetworkInput, PairEvidence, PairGeometry, PairMotion
+from easi3r_ros.core.types import Edge, InputSpec, NetworkInput, PairEvidence, PairGeometry, PairMotion, Partners
 
 FOV_DEVIATION = 0.4  # of log focal length: how far off the assumed field of view may be
 
@@ -28,7 +28,8 @@ class ClassicalBackbone(Backbone):
 
     name = "classical"
     input_spec = InputSpec(long_side=320)
-    default_offsets = (1, 4)
+    # The last frame, and one far enough back for parallax: by time, because a slow machine drops frames.
+    default_partners = Partners(seconds=(0.0, 0.15))
 
     def __init__(self, horizontal_fov: float = 60.0):
         """horizontal_fov: degrees, assumed while intrinsics are not known."""

@@ -17,7 +17,7 @@ QUARTER_OF_NORMAL, QUARTER_OF_RAYLEIGH = 0.3186, 0.7585  # first quartiles of |x
 KERNEL = 2.5  # robust scales at which a residual has lost three quarters of its weight
 SMALLEST_SCALE = 0.7  # standard deviations: noise is hardly ever further below what is expected
 CORRELATED = 20.0  # neighbouring matches share patches: so many count as one
-CONVERGED = 0.03  # of the cost, in squared standard deviations: a step that nobody would notice
+CONVERGED = 0.05  # of the cost, in squared standard deviations: a step that nobody would notice
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def fit_rotation(matches: Matches, camera: Camera, prior: FocalBelief, iteration
     return Motion(R, np.zeros(3), camera, belief)
 
 
-def refine_motion(matches: Matches, motion: Motion, iterations: int = 5) -> Motion:
+def refine_motion(matches: Matches, motion: Motion, iterations: int = 10) -> Motion:
     """Least squares, iteratively re-weighted, over rotation and direction of translation.
 
     The focal length stays: two views with little between them say next to nothing about it, unless the camera turned.

@@ -14,7 +14,7 @@ from easi3r_ros.core.backbones.base import Backbone
 from easi3r_ros.core.backbones.dust3r.checkpoints import load_network
 from easi3r_ros.core.backbones.dust3r.network import Dust3rNetwork
 from easi3r_ros.core.config import BackboneConfig, ConfigError
-from easi3r_ros.core.types import Features, InputSpec, NetworkInput, PairAttention, PairEvidence, PairGeometry
+from easi3r_ros.core.types import Features, InputSpec, NetworkInput, PairAttention, PairEvidence, PairGeometry, Partners
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Dust3rBackbone(Backbone):
     """Answers and statistics are float32 on the CPU; tokens stay on the network's device in its precision."""
 
     name = "dust3r"
-    default_offsets = (1, 3, 5, 7, 9)  # the published video graph (METHOD 6)
+    default_partners = Partners(steps=(1, 3, 5, 7, 9))  # the published video graph (METHOD 6)
     has_attention = True
 
     def __init__(self, network: Dust3rNetwork, config: BackboneConfig, metric: bool = False):

@@ -1,0 +1,153 @@
+"""The geometry cue: evidence of pairs in, absolute probability and mask out."""
+
+import numpy as np
+import pytest
+import torch
+from helpers_classical import ROOM, WALKER, network_input, pose, render
+
+from easi3r_ros.core.backbones.classical import ClassicalBackbone
+from easi3r_ros.core.config import MotionConfig
+from easi3r_ros.core.motion import build_cue
+from easi3r_ros.core.motion.geometry import GeometryCue, evidence_of, follow_edges, fused_log_odds, without_specks
+from easi3r_ros.core.types import Features, PairEvidence, PairMotion
+
+SHAPE = (96, 128)
+BLOCK = (slice(30, 60), slice(40, 80))
+
+
+def features(*indices: int, image: np.ndarray | None = None) -> dict[int, Features]:
+    image = np.full((*SHAPE, 3), 100, np.uint8) if image is None else image
+    return {i: Features(network_input(image, i), torch.zeros(1, 1), (1, 1)) for i in indices}
+
+
+def noise(seed: int) -> torch.Tensor:
+    """What a static scene gives: errors of unit deviation, some of them large."""
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(np.abs(rng.standard_t(4, SHAPE)).astype(np.float32))
+
+
+def with_block(seed: int, sigmas: float = 30.0) -> torch.Tensor:
+    evidence = noise(seed)
+    evidence[BLOCK] += sigmas
+    return evidence
+
+
+def pair(a: torch.Tensor, b: torch.Tensor) -> PairEvidence:
+    return PairEvidence(motion=PairMotion(a, b))
+
+
+def overlap(mask: torch.Tensor, truth: np.ndarray) -> float:
+    return float((mask.numpy() & truth).sum() / (mask.numpy() | truth).sum())
+
+
+def block_mask() -> np.ndarray:
+    truth = np.zeros(SHAPE, bool)
+    truth[BLOCK] = True
+    return truth
+
+
+def test_a_static_scene_has_an_empty_mask():
+    cue = GeometryCue(MotionConfig())
+    evidence = {(1, 0): pair(noise(1), noise(2)), (2, 0): pair(noise(3), noise(4)), (2, 1): pair(noise(5), noise(6))}
+    for estimate in cue.estimate(features(0, 1, 2), evidence).values():
+        assert not estimate.mask.any()
+        assert estimate.probability.max() < 0.5
+
+
+def test_a_mover_is_masked_where_it_is():
+    estimate = GeometryCue(MotionConfig()).estimate(features(0, 1), {(1, 0): pair(with_block(1), noise(2))})
+    assert overlap(estimate[1].mask, block_mask()) > 0.85
+    assert not estimate[0].mask.any()
+    assert estimate[1].probability.min() >= 0 and estimate[1].probability.max() <= 1
+    assert estimate[1].mask.shape == SHAPE and estimate[1].evidence.keys() == {"geometry"}
+
+
+def test_at_least_half_of_the_pairs_must_see_it():
+    def fused(moving: int, still: int) -> float:
+        maps = [with_block(i).numpy() for i in range(moving)] + [noise(10 + i).numpy() for i in range(still)]
+        return float(np.median(fused_log_odds(maps)[20:25, 25:35]))
+
+    assert fused(1, 0) > 1 and fused(1, 1) > 1 and fused(2, 2) > 1 and fused(2, 1) > 1
+    assert fused(1, 2) < -1 and fused(1, 3) < -1
+
+
+def test_more_evidence_is_more_probable():
+    odds = [fused_log_odds([np.full(SHAPE, s, np.float32)]).mean() for s in (0.0, 1.0, 3.0, 7.0, 15.0, 1e6)]
+    assert odds == sorted(odds)
+    assert odds[3] == pytest.approx(0, abs=1e-3)
+    assert odds[0] < -3 and odds[-1] == 4.0
+
+
+def test_specks_and_doubtful_regions_are_dropped():
+    probability = np.zeros(SHAPE, np.float32)
+    probability[BLOCK] = 0.9
+    probability[5:7, 5:7] = 0.95  # tiny
+    probability[70:90, 90:120] = 0.6  # nowhere certain
+    kept = without_specks(probability, 0.5) > 0.5
+    np.testing.assert_array_equal(kept, block_mask())
+
+
+def test_borders_follow_the_image():
+    guide = np.where(block_mask(), 0.9, 0.1).astype(np.float32)
+    smeared = np.zeros((SHAPE[0] // 2, SHAPE[1] // 2), np.float32)
+    smeared[13:32, 18:42] = 1.0  # two cells too far on every side
+    followed = torch.from_numpy(follow_edges(smeared, guide) > 0.5)
+    raw = torch.from_numpy(np.kron(smeared, np.ones((2, 2))) > 0.5)
+    assert overlap(followed, block_mask()) > overlap(raw, block_mask()) + 0.1
+
+
+def test_threshold_is_the_configured_one():
+    evidence = {(1, 0): pair(with_block(1, sigmas=9.0), noise(2))}
+    areas = [
+        float(GeometryCue(MotionConfig(threshold=t)).estimate(features(0, 1), evidence)[1].mask.float().mean())
+        for t in (0.3, 0.5, 0.95)
+    ]
+    assert areas[0] >= areas[1] > 0 == areas[2]
+
+
+def test_both_orders_of_a_pair_count_once():
+    mine, other = with_block(1), noise(2)
+    maps = evidence_of(1, {(1, 0): pair(mine, other), (0, 1): pair(other, mine), (2, 0): pair(other, other)})
+    assert len(maps) == 1 and maps[0] is mine
+
+
+def test_frames_without_evidence_are_absent():
+    cue = GeometryCue(MotionConfig())
+    assert cue.estimate(features(0), {}) == {}
+    assert cue.estimate(features(0, 1), {(1, 0): PairEvidence()}) == {}
+    assert set(cue.estimate(features(0, 1, 2), {(1, 0): pair(noise(1), noise(2))})) == {0, 1}
+
+
+def test_only_new_evidence_is_computed_again():
+    cue = GeometryCue(MotionConfig())
+    evidence = {(1, 0): pair(noise(1), noise(2))}
+    before = cue.estimate(features(0, 1), evidence)
+    evidence[2, 1] = pair(with_block(3), with_block(4))
+    after = cue.estimate(features(0, 1, 2), evidence)
+    assert after[0] is before[0]
+    assert after[1].mask.any() and after[2].mask.any()
+    evidence[2, 1] = pair(noise(3), noise(4))  # the second pass replaces it
+    assert not cue.estimate(features(0, 1, 2), evidence)[2].mask.any()
+    cue.reset()
+    assert cue.estimate(features(0, 1), evidence)[0] is not before[0]
+
+
+def test_it_is_the_cue_of_backbones_without_attention():
+    assert isinstance(build_cue(MotionConfig(), has_attention=False), GeometryCue)
+
+
+@pytest.mark.parametrize("speed", [0.0, 0.07])
+def test_with_the_classical_backbone(speed):
+    """A walker in front of a moving camera is masked; standing still, it is not."""
+    backbone, cue = ClassicalBackbone(), GeometryCue(MotionConfig())
+    window, evidence = {}, {}
+    for i in range(4):
+        image, _, seen = render((*ROOM, WALKER.moved(-speed * i, -0.4 * speed * i, 0)), pose((0.06 * i, 0, 0.02 * i)), i)
+        window[i] = backbone.encode(network_input(image, i))
+        for partner in {max(i - 1, 0), 0} - {i}:
+            evidence[i, partner] = backbone.decode([(window[i], window[partner])])[0].evidence
+    mask = cue.estimate(window, evidence)[3].mask
+    if speed:
+        assert overlap(mask, seen == len(ROOM)) > 0.55
+    else:
+        assert mask.float().mean() < 0.002
