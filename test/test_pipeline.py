@@ -21,7 +21,7 @@ from easi3r_ros.core.types import (
 from easi3r_ros.synthetic import render_clip
 from easi3r_ros.synthetic.pairs import simulate_pair
 
-SIZE = (96, 72)
+SIZE = (192, 144)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def clip():
 class Oracle(Backbone):
     """Answers every pair from the clip's truth; movers have 20 sigma, the rest none."""
 
-    name, input_spec, default_partners = "oracle", InputSpec(96), Partners(steps=(1, 3))
+    name, input_spec, default_partners = "oracle", InputSpec(192), Partners(steps=(1, 3))
 
     def __init__(self, clip):
         self.clip, self.rng, self.calls = clip, np.random.default_rng(0), []
@@ -66,7 +66,7 @@ def test_one_result_per_frame_from_the_first_on(clip):
     last = results[-1]
     assert last.mask.shape == last.depth.shape == last.probability.shape == SIZE[::-1]
     overlap = (last.mask & clip.masks[11]).sum() / (last.mask | clip.masks[11]).sum()
-    assert overlap > 0.8
+    assert overlap > 0.7  # the cue takes off a margin that real flow smears and the oracle does not
     assert last.window == tuple(range(2, 12))
     assert set(last.latency_ms) == {
         "preprocess", "encode", "decode", "motion", "decode_masked", "motion_masked", "alignment",
@@ -127,7 +127,7 @@ def test_a_new_image_size_is_an_error_until_reset(clip):
     pipeline = Pipeline(PipelineConfig(), Oracle(clip))
     pipeline.push(frame_of(clip, 0))
     other = frame_of(clip, 1, image=np.zeros((48, 64, 3), np.uint8))
-    with pytest.raises(FrameSizeChanged, match="96 x 72 to 64 x 48"):
+    with pytest.raises(FrameSizeChanged, match="192 x 144 to 64 x 48"):
         pipeline.push(other)
     pipeline.reset()
     assert pipeline.push(other).mask.shape == (48, 64)

@@ -128,6 +128,7 @@ class _Run:
         self.state, self.memory = state, memory
         self.initial_log_depth: torch.Tensor | None = None  # (T, n) at full resolution
         self.factor: torch.Tensor | None = None  # of the newest curvature
+        self.coarsest = _strides(full.pixels)[0]
         self.gain = float("inf")  # relative, promised by the newest step
         self.noise = float("nan")
         self.passes = 0
@@ -153,7 +154,7 @@ class _Run:
         best, step, share, depth = None, None, 1.0, None
         done = False
         for _ in range(MAX_PASSES):
-            new = evaluate(self.state, self.memory, depth, self.factor is None or (not fine and self.gain > STEADY))
+            new = evaluate(self.state, self.memory, depth, stride == self.coarsest)
             self.passes += 1
             if best is not None and best.comparable and not new.value <= best.value * (1 + WORSE):
                 share *= SHRINK
