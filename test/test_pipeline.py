@@ -69,7 +69,7 @@ def test_one_result_per_frame_from_the_first_on(clip):
     assert overlap > 0.7  # the cue takes off a margin that real flow smears and the oracle does not
     assert last.window == tuple(range(2, 12))
     assert set(last.latency_ms) == {
-        "preprocess", "encode", "decode", "motion", "decode_masked", "motion_masked", "alignment",
+        "preprocess", "encode", "decode", "motion", "decode_masked", "motion_masked", "alignment", "output",
     }  # fmt: skip
 
 

@@ -14,10 +14,11 @@ import torch
 
 from easi3r_ros.core.alignment import reference
 from easi3r_ros.core.alignment.initial import string_together
+from easi3r_ros.core.alignment.solver_direction import Directions
 from easi3r_ros.core.alignment.solver_evaluate import Evaluation, Evaluator, Memory, no_memory
 from easi3r_ros.core.alignment.solver_observations import Observations, observe, subsample
 from easi3r_ros.core.alignment.solver_state import State, from_parameters, pair_scales, retract, to_parameters
-from easi3r_ros.core.alignment.solver_system import Layout, factorise, gauss_newton, pose_covariance
+from easi3r_ros.core.alignment.solver_system import Layout, factorise, pose_covariance
 from easi3r_ros.core.geometry import intrinsics
 
 COARSE_PIXELS = 300  # per frame: enough for the curvature
@@ -153,6 +154,7 @@ class _Run:
         tolerance = self.options.tolerance if fine else COARSE_TOLERANCE
         best, step, share, depth = None, None, 1.0, None
         done = False
+        directions = Directions()
         for _ in range(MAX_PASSES):
             new = evaluate(self.state, self.memory, depth, stride == self.coarsest)
             self.passes += 1
@@ -162,12 +164,14 @@ class _Run:
                     break
                 self.state, depth = self._moved(best, share * step)
                 continue
+            if best is not None and best.comparable:
+                directions.learn(share * step, new.gradient - best.gradient)
             best, share, self.memory = new, 1.0, new.after
             if done:
                 break
             if new.curvature is not None:
                 self.factor, self.noise = factorise(self.layout, new.curvature), new.noise
-            step = gauss_newton(self.factor, new.gradient)
+            step = directions.step(self.factor, new.gradient)
             self.gain = -0.5 * float(new.gradient @ step) / new.value
             self.state, depth = self._moved(new, step)
             done = new.comparable and self.gain < tolerance
