@@ -103,7 +103,7 @@ def test_what_moves_stands_out():
 def test_motion_along_the_epipolar_lines_shows_as_impossible_depth():
     sideways = pose((0.12, 0, 0))
     first = render((*ROOM, WALKER), np.eye(4), 1)
-    second = render((*ROOM, WALKER.moved(0.35, 0, 0)), sideways, 2)  # overtakes the camera
+    second = render((*ROOM, WALKER.moved(0.2, 0, 0)), sideways, 2)  # overtakes the camera
     pair, _ = decode([first[0], second[0]])
     assert np.median(pair.evidence.motion.a.numpy()[first[2] == len(ROOM)]) > 10
 
@@ -112,14 +112,17 @@ def test_masks_keep_movers_out_of_the_pose():
     """A crowd that moves together: without masks it pulls at the pose, with them it does not."""
     crowd = [WALKER.moved(x, y, z) for x, y, z in ((0, 0, 0), (-0.9, 0.2, -0.4), (-1.9, 0, 0), (-0.2, -0.5, -0.6))]
     errors = {False: [], True: []}
-    for seed, motion in enumerate([(0.08, 0.05, 0), (-0.09, -0.03, 0), (0.05, -0.08, 0)]):
+    for seed, motion in enumerate(
+        [(0.08, 0.05, 0), (-0.09, -0.03, 0), (0.05, -0.08, 0), (-0.03, 0.08, 0), (0, 0.06, 0)]
+    ):
         first = render((*ROOM, *crowd), np.eye(4), seed)
         second = render((*ROOM, *(panel.moved(*motion) for panel in crowd)), STEP, seed + 10)
         masks = {i: torch.from_numpy(frame[2] >= len(ROOM)) for i, frame in enumerate((first, second))}
         for masked in errors:
             pair, reverse = decode([first[0], second[0]], masks=masks if masked else None)
             errors[masked].append(angle_between(a_from_b(pair, reverse)[:3, 3], STEP[:3, 3]))
-    assert np.mean(errors[True]) < min(4.0, 0.7 * np.mean(errors[False]))
+    assert np.median(errors[True]) < 4
+    assert np.median(errors[True]) < 0.5 * np.median(errors[False])
 
 
 def test_a_turn_has_a_rotation_and_no_depth():

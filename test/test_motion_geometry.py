@@ -97,7 +97,7 @@ def test_borders_follow_the_image():
 
 
 def test_threshold_is_the_configured_one():
-    evidence = {(1, 0): pair(with_block(1, sigmas=9.0), noise(2))}
+    evidence = {(1, 0): pair(with_block(1, sigmas=14.0), noise(2))}
     areas = [
         float(GeometryCue(MotionConfig(threshold=t)).estimate(features(0, 1), evidence)[1].mask.float().mean())
         for t in (0.3, 0.5, 0.95)
@@ -142,7 +142,9 @@ def test_with_the_classical_backbone(speed):
     backbone, cue = ClassicalBackbone(), GeometryCue(MotionConfig())
     window, evidence = {}, {}
     for i in range(4):
-        image, _, seen = render((*ROOM, WALKER.moved(-speed * i, -0.4 * speed * i, 0)), pose((0.06 * i, 0, 0.02 * i)), i)
+        image, _, seen = render(
+            (*ROOM, WALKER.moved(-speed * i, -0.4 * speed * i, 0)), pose((0.06 * i, 0, 0.02 * i)), i
+        )
         window[i] = backbone.encode(network_input(image, i))
         for partner in {max(i - 1, 0), 0} - {i}:
             evidence[i, partner] = backbone.decode([(window[i], window[partner])])[0].evidence

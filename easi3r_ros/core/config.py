@@ -103,6 +103,12 @@ class AlignmentConfig:
 
 @dataclass(frozen=True)
 class CloudConfig:
+    movers: str = setting(
+        "standing",
+        "Depth of moving pixels that were not measured. standing: that of the ground right below; measured: unknown.",
+        choices=("standing", "measured"),
+        live=True,
+    )
     stride: int = setting(2, "Every n-th pixel becomes a point.", low=1, high=32, live=True)
     min_confidence: float = setting(1.2, "Points below this confidence are left out.", low=1.0, high=20.0, live=True)
     max_depth: float = setting(

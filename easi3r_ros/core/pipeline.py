@@ -14,6 +14,7 @@ from easi3r_ros.core.alignment.incremental import IncrementalAligner
 from easi3r_ros.core.backbones import Backbone, build_backbone
 from easi3r_ros.core.config import PipelineConfig
 from easi3r_ros.core.motion import build_cue
+from easi3r_ros.core.movers import standing_depth
 from easi3r_ros.core.preprocess import camera_intrinsics, prepare, to_camera
 from easi3r_ros.core.types import (
     AlignedFrame,
@@ -129,13 +130,17 @@ class Pipeline:
         nothing = np.zeros(shape, np.float32)
         probability = nothing if motion is None else _numpy(motion.probability)
         network_mask = nothing if motion is None else _numpy(motion.mask.float())
+        depth, confidence = _numpy(aligned.depth), _numpy(aligned.confidence)
+        if self.config.clouds.movers == "standing" and aligned.state is not TrackingState.INITIALISING:
+            min_confidence = self.config.clouds.min_confidence
+            depth, confidence = standing_depth(depth, confidence, network_mask > 0.5, min_confidence)
         mask = to_camera(network_mask, transform, fill=0.0, smooth=True) > 0.5
         return FrameResult(
             frame=image.frame,
             mask=mask,
             probability=to_camera(probability, transform, fill=0.0, smooth=True),
-            depth=to_camera(_numpy(aligned.depth), transform, fill=np.nan, smooth=False),
-            confidence=to_camera(_numpy(aligned.confidence), transform, fill=1.0, smooth=False),
+            depth=to_camera(depth, transform, fill=np.nan, smooth=False),
+            confidence=to_camera(confidence, transform, fill=1.0, smooth=False),
             K=image.frame.K if image.frame.K is not None else camera_intrinsics(aligned.K, transform),
             world_from_cam=aligned.world_from_cam,
             covariance=aligned.covariance,

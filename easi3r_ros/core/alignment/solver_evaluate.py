@@ -58,7 +58,7 @@ class Evaluation:
     before: Memory
     after: Memory
     map: LocalMap
-    couplings: list[tuple[Part, local_terms.Curvature]]
+    couplings: list[tuple[Part, torch.Tensor, local_terms.Curvature]]
 
     @property
     def comparable(self) -> bool:
@@ -68,8 +68,8 @@ class Evaluation:
     def depth_after(self, x: torch.Tensor) -> torch.Tensor:
         """(T, n) best depth after a step x of the unknowns, to first order; as it is where no curvature is known."""
         depth, local = self.depth.clone(), self.map.local(x)
-        for part, coupling in self.couplings:
-            moved = depth[part] + coupling.depth_step(local[part[0]])
+        for part, at, coupling in self.couplings:
+            moved = depth[part] + coupling.depth_step(local[part[0]][:, at])
             depth[part] = torch.maximum(moved, SMALLEST_RATIO * depth[part])
         return depth
 
@@ -154,7 +154,7 @@ class _Sums:
     gradient: torch.Tensor  # (T, L) float64
     curvature: torch.Tensor | None  # (T, L, L) float64
     depth: torch.Tensor  # (T, n)
-    couplings: list[tuple[Part, local_terms.Curvature]]
+    couplings: list[tuple[Part, torch.Tensor, local_terms.Curvature]]
     flow: torch.Tensor  # (2, 2), see solver_flow.statistics
     point: float = 0.0
     scores: float = 0.0  # sum of squared weights
@@ -175,19 +175,25 @@ class _Sums:
     def add(self, part: Part, tile: Tile, depth: torch.Tensor | None) -> None:
         depth, flow = _prepare(tile, depth)
         linear = linearise(tile, settle(tile, depth, flow, SWEEPS), flow)
-        slopes, best = local_terms.gradient(tile, linear, flow)
-        self.depth[part] = best
-        self.gradient[part[0]] += slopes.cpu()
-        weight = tile.weight * tile.static
-        self.point += float((weight * linear.distance).sum(dtype=torch.float64))
+        self.depth[part] = best = linear.least_squares_depth()
+        weight = linear.weight * tile.static
+        self.point += float((weight * linear.squared).sum())
+        at = self._places(tile)
+        slopes = local_terms.gradient(tile, linear, flow, best)
+        self.gradient[part[0]].index_add_(1, at, slopes.cpu())
         if flow is not None:
             self.flow += flow_term.statistics(tile.flow, flow).cpu()
         if self.curvature is not None:
             bend = local_terms.curvature(tile, best, flow)
-            self.curvature[part[0]] += bend.matrix.cpu()
-            self.couplings.append((part, bend))
-            self.scores += float(weight.square().sum(dtype=torch.float64))
-            self.stiffness += float((weight / linear.distance).sum(dtype=torch.float64))
+            self.curvature[part[0]][:, at[:, None], at] += bend.matrix.cpu()
+            self.couplings.append((part, at, bend))
+            self.scores += float((tile.weight * tile.static).square().sum())
+            self.stiffness += float(weight.sum())
+
+    def _places(self, tile: Tile) -> torch.Tensor:
+        """Where a tile's local coordinates are among those of its frames: slots without use are left out."""
+        size, flows = self.gradient.shape[1], 0 if tile.flow is None else tile.flow.share.shape[1]
+        return torch.cat([torch.arange(7 * tile.foot.shape[1]), torch.arange(size - 1 - 7 * flows, size)])
 
     @property
     def noise(self) -> float:

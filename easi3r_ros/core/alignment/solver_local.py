@@ -16,19 +16,18 @@ from easi3r_ros.core.alignment.solver_flow import FlowLinear
 from easi3r_ros.core.alignment.solver_tile import CURVATURE, Linear, Tile, linearise
 
 
-def gradient(tile: Tile, linear: Linear, flow: FlowLinear | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """(t, L) float64 derivative by the local coordinates, and the (t, n) least-squares depth at which it is taken."""
-    depth = linear.least_squares_depth()
+def gradient(tile: Tile, linear: Linear, flow: FlowLinear | None, depth: torch.Tensor) -> torch.Tensor:
+    """(t, L) float64 derivative by the local coordinates at depth (t, n), linearly from where the terms are linear."""
     own = torch.stack([depth * tile.x[:, 0], depth * tile.y[:, 0], depth], 1)  # (t, 3, n)
     pull = torch.sub(own[:, None], tile.predicted).mul_((linear.weight * tile.static)[:, :, None])
     # A longer focal length narrows the rays.
     focal = -(pull[:, :, :2].sum(1) * own[:, :2]).sum((1, 2)).double()
     parts = [point_term.gradient(tile.predicted, pull).flatten(1)]
     if flow is not None:
-        by_flow = flow_term.gradient(tile.flow, flow, depth)
+        by_flow = flow_term.gradient(tile.flow, flow, depth)  # (t, F, 8)
         parts.append(by_flow[..., :7].flatten(1))
         focal = focal + by_flow[..., 7].sum(1)
-    return torch.cat([*parts, focal[:, None]], 1), depth
+    return torch.cat([*parts, focal[:, None]], 1)
 
 
 @dataclass(frozen=True)

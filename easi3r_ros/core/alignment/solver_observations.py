@@ -28,6 +28,7 @@ class Observations:
     points: torch.Tensor  # (T, K, 3, n) float32 pointmaps, in the camera and the unit of their pair
     weight: torch.Tensor  # (T, K, n) log(conf), divided so that sum(weight * distance) is the published mean
     pair: torch.Tensor  # (T, K) int64, on the CPU
+    slots: tuple[int, ...]  # (T,) slots in use, the first ones of K
     movers: torch.Tensor  # (T, n) float32, 1 on movers
     grid: torch.Tensor  # (2, n) pixels minus the principal point, v divided by `aspect`
     aspect: float  # fy / fx
@@ -65,6 +66,7 @@ def observe(problem: Problem, principal: tuple[float, float], aspect: float, wit
         pair=torch.zeros(frames * slots, dtype=torch.int64)
         .index_copy_(0, slot, torch.arange(pairs).repeat(2))
         .unflatten(0, (frames, slots)),
+        slots=tuple(torch.bincount(slot // slots, minlength=frames).tolist()),
         movers=problem.masks.flatten(1).float(),
         grid=grid / grid.new_tensor([1.0, aspect])[:, None],
         aspect=aspect,

@@ -46,59 +46,64 @@ class Layout:
 class LocalMap:
     """Local coordinates of a frame from the unknowns of its slots and its own pose and focal.
 
-    A slot's coordinates are blocks[slot] @ (the pair's twist, or the target's twist and log focal) + a share of `own`
-    @ (the frame's own twist and log focal).
+    Local = A @ (pairs' twists, targets' twists and log focals) + own @ (own twist and log focal), where A turns every
+    pair's twist to the camera's axes and every target's twist round.
     """
 
     layout: Layout
-    blocks: torch.Tensor  # (T, S, 7, 7) float64, S point and flow slots
-    own: torch.Tensor  # (T, L, 7) float64, L = 7 S + 1
+    to_camera: torch.Tensor  # (T, 7, 7) float64
+    own: torch.Tensor  # (T, L, 7) float64, L = 7 S + 1 for S point and flow slots
     index: torch.Tensor  # (T, L + 6) unknowns of the slots, then own; `layout.size` is a place for nothing
+    point_size: int  # 7 K
 
     def local(self, x: torch.Tensor) -> torch.Tensor:
         """(U,) -> (T, L)"""
         found = torch.cat([x, x.new_zeros(1)])[self.index]
-        slots = (self.blocks @ found[:, :-7].unflatten(1, (-1, 7))[..., None]).flatten(1)
+        slots = self._times(found[:, None, :-7], self.to_camera.mT)[:, 0]
         own = (self.own @ found[:, -7:, None])[..., 0]
         return torch.cat([slots + own[:, :-1], own[:, -1:]], 1)
 
     def gradient(self, local: torch.Tensor) -> torch.Tensor:
         """(T, L) -> (U,)"""
-        slots = (self.blocks.mT @ local[:, :-1].unflatten(1, (-1, 7))[..., None]).flatten(1)
+        slots = self._times(local[:, None, :-1], self.to_camera)[:, 0]
         own = (self.own.mT @ local[..., None])[..., 0]
         total = local.new_zeros(self.layout.size + 1)
         return total.index_add_(0, self.index.flatten(), torch.cat([slots, own], 1).flatten())[:-1]
 
     def curvature(self, local: torch.Tensor) -> torch.Tensor:
-        """(T, L, L) -> (U, U)"""
-        half = local[:, :, :-1].unflatten(2, (-1, 7)).transpose(1, 2) @ self.blocks  # (T, S, L, 7), right side done
-        slots = self.blocks.mT[:, None] @ half[:, :, :-1].unflatten(2, (-1, 7))  # (T, S right, S left, 7 left, 7 right)
-        slots = slots.permute(0, 2, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+        """(T, L, L) symmetric -> (U, U)"""
+        half = self._times(local[:, :-1, :-1], self.to_camera)
+        slots = self._times(half.mT, self.to_camera)
         with_own = local @ self.own  # (T, L, 7)
-        cross = (self.blocks.mT @ with_own[:, :-1].unflatten(1, (-1, 7))).flatten(1, 2)
+        cross = self._times(with_own[:, :-1].mT, self.to_camera)
         own = self.own.mT @ with_own
-        values = torch.cat([torch.cat([slots, cross], 2), torch.cat([cross.mT, own], 2)], 1)
+        values = torch.cat([torch.cat([slots, cross.mT], 2), torch.cat([cross, own], 2)], 1)
         side = self.layout.size + 1
         at = self.index[:, :, None] * side + self.index[:, None]
         total = local.new_zeros(side * side).index_add_(0, at.flatten(), values.flatten())
         return total.unflatten(0, (side, side))[:-1, :-1]
+
+    def _times(self, rows: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
+        """(T, R, 7 S) @ A, or @ A^T if `turn` is transposed."""
+        point, flow = rows[:, :, : self.point_size], rows[:, :, self.point_size :]
+        turned = point.reshape(len(rows), -1, 7) @ turn  # (T, R K, 7)
+        signs = rows.new_tensor([-1.0] * 6 + [1.0]).repeat(flow.shape[2] // 7)
+        return torch.cat([turned.reshape(point.shape), flow * signs], 2)
 
 
 def local_map(layout: Layout, observations: Observations, state: State) -> LocalMap:
     """How the coordinates of `solver_local` follow from the unknowns at `state`."""
     frames, slots = observations.pair.shape
     eye, cam_from_world = torch.eye(7, dtype=torch.float64), invert_se3(state.world_from_cam)
-    blocks = [adjoint(cam_from_world)[:, None].expand(-1, slots, -1, -1)]
-    still = torch.diag(eye.new_tensor([-1.0] * 6 + [0.0]))  # the points stay where the camera moves, and keep their size
+    still = torch.diag(eye.new_tensor([-1.0] * 6 + [0.0]))  # the camera moves, the pair's points do not
     own = [still.repeat(frames, slots, 1)]
     if observations.flow is not None:
-        target = observations.flow.target
-        blocks.append(torch.diag(eye.new_tensor([-1.0] * 6 + [1.0])).expand(*target.shape, -1, -1))
-        to_target = adjoint(cam_from_world[target] @ state.world_from_cam[:, None])
+        to_target = adjoint(cam_from_world[observations.flow.target] @ state.world_from_cam[:, None])
         to_target[..., 6] = to_target[..., 6, :] = 0.0
         own.append(to_target.flatten(1, 2))
     own.append(eye[6:].expand(frames, -1, -1))
-    return LocalMap(layout, torch.cat(blocks, 1), torch.cat(own, 1), _index(layout, observations))
+    index = _index(layout, observations)
+    return LocalMap(layout, adjoint(cam_from_world), torch.cat(own, 1), index, 7 * slots)
 
 
 def _index(layout: Layout, observations: Observations) -> torch.Tensor:

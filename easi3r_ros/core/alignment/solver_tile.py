@@ -17,7 +17,7 @@ from easi3r_ros.core.geometry import invert_se3
 # has it in all directions and under-estimates every step. This share of it converges fastest.
 CURVATURE = 0.6
 SMALLEST_RATIO = 0.3  # of a depth to the one before: it stays positive
-CPU_TILE, GPU_TILE = 1 << 16, 1 << 24  # slot pixels
+CPU_TILE, GPU_TILE = 1 << 17, 1 << 24  # slot pixels
 
 Part = tuple[slice, slice]  # frames, pixels
 
@@ -48,7 +48,7 @@ class Tile:
 
     predicted: torch.Tensor  # (t, K, 3, n) the pairs' points in the frame's camera
     foot: torch.Tensor  # (t, K, n) depth at which the ray comes nearest to them
-    miss: torch.Tensor  # (t, K, n) squared distance there
+    miss: torch.Tensor  # (t, K, n) squared distance there, never quite zero
     weight: torch.Tensor  # (t, K, n)
     static: torch.Tensor  # (t, 1, n) share in the point term
     x: torch.Tensor  # (t, 1, n)
@@ -65,7 +65,7 @@ class Linear:
     """The objective of every pixel around some depth, as least squares."""
 
     depth: torch.Tensor  # (t, n)
-    distance: torch.Tensor  # (t, K, n)
+    squared: torch.Tensor  # (t, K, n) distance
     weight: torch.Tensor  # (t, K, n) of the squared distance
     slope: torch.Tensor  # (t, n) derivative by depth
     point_stiffness: torch.Tensor  # (t, n) second derivative by depth of the point term
@@ -84,7 +84,8 @@ def tiles(observations: Observations, state: State, weighting: Weighting) -> Ite
     frames, slots = observations.pair.shape
     n = observations.pixels
     budget = GPU_TILE if observations.points.is_cuda else CPU_TILE
-    rows, columns = max(1, budget // (slots * n)), max(1024, budget // slots)
+    rows = max(1, budget // (slots * n))
+    columns = -(-n // -(-slots * n // budget)) if rows == 1 else n
     cameras = _cameras(observations, state)
     for row in range(0, frames, rows):
         for column in range(0, n, columns):
@@ -117,16 +118,18 @@ def _cameras(observations: Observations, state: State) -> _Cameras:
 def _tile(o: Observations, cameras: _Cameras, weighting: Weighting, part: Part) -> Tile:
     rows, columns = part
     x, y = (o.grid[i, columns] / cameras.focal[rows] for i in (0, 1))
-    points = o.points[rows, :, :, columns]
-    offset, linear = cameras.offset[rows].flatten(0, 1), cameras.linear[rows].flatten(0, 1)
+    used = max(o.slots[rows])
+    points = o.points[rows, :used, :, columns]
+    offset, linear = cameras.offset[rows, :used].flatten(0, 1), cameras.linear[rows, :used].flatten(0, 1)
     predicted = torch.baddbmm(offset, linear, points.flatten(0, 1)).unflatten(0, points.shape[:2])
     foot, miss = point_term.foot_points(predicted, x, y)
+    miss.add_(weighting.distance_floor**2)
     movers = o.movers[rows, columns]
     return Tile(
         predicted=predicted,
         foot=foot,
         miss=miss,
-        weight=o.weight[rows, :, columns],
+        weight=o.weight[rows, :used, columns],
         static=(1.0 - movers if weighting.static else torch.ones_like(movers))[:, None],
         x=x,
         y=y,
@@ -179,8 +182,8 @@ def settle(tile: Tile, depth: torch.Tensor, flow: FlowLinear | None, sweeps: int
 def linearise(tile: Tile, depth: torch.Tensor, flow: FlowLinear | None) -> Linear:
     """Around depth (t, n); the flow term may be linear around another depth nearby."""
     off = depth[:, None] - tile.foot
-    distance = torch.addcmul(tile.miss, off * off, tile.ray2).add_(tile.distance_floor**2).sqrt_()
-    weight = tile.weight / distance
+    squared = torch.addcmul(tile.miss, off * off, tile.ray2)
+    weight = torch.rsqrt(squared).mul_(tile.weight)
     slope = tile.ray2[:, 0] * off.mul_(weight).sum(1)
     point_stiffness = tile.ray2[:, 0] * weight.sum(1)
     stiffness = 0.0
@@ -192,4 +195,4 @@ def linearise(tile: Tile, depth: torch.Tensor, flow: FlowLinear | None) -> Linea
         change = depth.log() - prior.log_depth - prior.mean
         slope = slope + (tile.prior_weight * change - 2.0 * prior.weight * prior.pull) / depth
         stiffness = stiffness + tile.prior_weight / depth.square()
-    return Linear(depth, distance, weight, slope, point_stiffness, stiffness)
+    return Linear(depth, squared, weight, slope, point_stiffness, stiffness)

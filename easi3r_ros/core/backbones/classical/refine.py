@@ -40,6 +40,26 @@ class Motion:
         return Motion(self.R.T, -self.R.T @ self.t, self.camera, self.focal, homography)
 
 
+@dataclass(frozen=True)
+class Bearings:
+    """Matches in focal lengths."""
+
+    a: np.ndarray  # (3, N) directions with z = 1
+    b: np.ndarray  # (3, N)
+    covariance: np.ndarray  # (3, N) xx, xy, yy of x and y in b
+
+    @classmethod
+    def of(cls, matches: Matches, camera: Camera) -> Bearings:
+        (fx, fy), (xx, xy, yy) = camera.focal, matches.covariance.T
+        covariance = np.array([xx / fx**2, xy / (fx * fy), yy / fy**2])
+        return cls(camera.rays(matches.a).T.copy(), camera.rays(matches.b).T.copy(), covariance)
+
+    def some(self, count: int) -> Bearings:
+        """About `count` of them, or all if there are fewer."""
+        step = max(1, self.a.shape[1] // count)
+        return Bearings(self.a[:, ::step], self.b[:, ::step], self.covariance[:, ::step])
+
+
 def robust_scale(residuals: np.ndarray) -> float:
     """Standard deviation of what moves rigidly: from the best quarter of the residuals (N,), most may be outliers."""
     return max(_first_quartile(np.abs(residuals)) / QUARTER_OF_NORMAL, SMALLEST_SCALE)
@@ -50,10 +70,14 @@ def robust_scale_2d(lengths: np.ndarray) -> float:
     return max(_first_quartile(lengths) / QUARTER_OF_RAYLEIGH, SMALLEST_SCALE)
 
 
+def geman_mcclure(residuals: np.ndarray, scale: float | np.ndarray) -> np.ndarray:
+    """Weights in (0, 1] of residuals; a quarter at KERNEL scales."""
+    return 1 / (1 + (residuals / (KERNEL * scale)) ** 2) ** 2
+
+
 def robust_cost(residuals: np.ndarray, scale: float) -> float:
     """Geman-McClure: 0 for a perfect fit, 1 if all are outliers."""
-    squared = (residuals / (KERNEL * scale)) ** 2
-    return float((squared / (1 + squared)).mean())
+    return float(1 - np.sqrt(geman_mcclure(residuals, scale)).mean())
 
 
 def fit_rotation(matches: Matches, camera: Camera, prior: FocalBelief, iterations: int = 6) -> Motion:
@@ -66,7 +90,7 @@ def fit_rotation(matches: Matches, camera: Camera, prior: FocalBelief, iteration
         weights = np.tile(_weights(lengths, robust_scale_2d(lengths)), 2)
         equations = _normal_equations(residuals.ravel(), jacobian.reshape(4, -1), weights)  # (4, 2, N) -> (4, 2N)
         step, belief = _solve_with_focal(*equations, camera, prior)
-        R, camera = _turned(R, step[:3]), camera.zoomed(step[3])
+        R, camera = turned(R, step[:3]), camera.zoomed(step[3])
         if -step @ equations[1] < CONVERGED:
             break
     return Motion(R, np.zeros(3), camera, belief)
@@ -77,7 +101,7 @@ def refine_motion(matches: Matches, motion: Motion, iterations: int = 10) -> Mot
 
     The focal length stays: two views with little between them say next to nothing about it, unless the camera turned.
     """
-    R, t, bearings = motion.R, motion.t, _Bearings.of(matches, motion.camera)
+    R, t, bearings = motion.R, motion.t, Bearings.of(matches, motion.camera)
     for _ in range(iterations):
         residuals, by_turn, by_translation = _linearise_epipolar(bearings, R, t)
         tangent = _tangent(t)
@@ -85,7 +109,7 @@ def refine_motion(matches: Matches, motion: Motion, iterations: int = 10) -> Mot
         information, gradient = _normal_equations(residuals, jacobian, _weights(residuals, robust_scale(residuals)))
         step = -np.linalg.solve(information, gradient)
         t = t + np.clip(step[3:], -0.5, 0.5) @ tangent
-        R, t = _turned(R, step[:3]), t / np.linalg.norm(t)
+        R, t = turned(R, step[:3]), t / np.linalg.norm(t)
         if -step @ gradient < CONVERGED:
             break
     return Motion(R, t, motion.camera, motion.focal)
@@ -98,7 +122,7 @@ def rotation_residuals(matches: Matches, motion: Motion) -> np.ndarray:
 
 def epipolar_residuals(matches: Matches, motion: Motion) -> np.ndarray:
     """(N,) signed distances of the matches from their epipolar lines."""
-    return _linearise_epipolar(_Bearings.of(matches, motion.camera), motion.R, motion.t)[0]
+    return _linearise_epipolar(Bearings.of(matches, motion.camera), motion.R, motion.t)[0]
 
 
 def _linearise_rotation(
@@ -117,25 +141,10 @@ def _linearise_rotation(
     return _whiten(residuals, whitening), _whiten(jacobian, whitening)
 
 
-@dataclass(frozen=True)
-class _Bearings:
-    """Matches in focal lengths."""
-
-    a: np.ndarray  # (3, N) directions with z = 1
-    b: np.ndarray  # (3, N)
-    covariance: np.ndarray  # (3, N) xx, xy, yy of x and y in b
-
-    @classmethod
-    def of(cls, matches: Matches, camera: Camera) -> _Bearings:
-        (fx, fy), (xx, xy, yy) = camera.focal, matches.covariance.T
-        covariance = np.array([xx / fx**2, xy / (fx * fy), yy / fy**2])
-        return cls(camera.rays(matches.a).T.copy(), camera.rays(matches.b).T.copy(), covariance)
-
-
-def _linearise_epipolar(bearings: _Bearings, R: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, ...]:
+def _linearise_epipolar(bearings: Bearings, R: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, ...]:
     """Residuals (N,) and their derivatives by rotation vector (3, N) and translation (3, N)."""
     turned = R @ bearings.a
-    nx, ny, nz = _cross(t, turned)  # epipolar lines E x_a in b
+    nx, ny, nz = cross(t, turned)  # epipolar lines E x_a in b
     xx, xy, yy = bearings.covariance
     sx, sy = xx * nx + xy * ny, xy * nx + yy * ny
     variance = nx * sx + ny * sy + 1e-14  # at the epipole every direction is as good
@@ -145,8 +154,8 @@ def _linearise_epipolar(bearings: _Bearings, R: np.ndarray, t: np.ndarray) -> tu
     # derivatives at the measured points would be biased by their noise: take the likeliest points on the lines
     shift = algebraic / variance
     likeliest = np.array([x - sx * shift, y - sy * shift, np.ones_like(x)])
-    by_turn = _cross(turned, _cross(likeliest, t))
-    return algebraic * inverse, by_turn * inverse, _cross(turned, likeliest) * inverse
+    by_turn = cross(turned, cross(likeliest, t))
+    return algebraic * inverse, by_turn * inverse, cross(turned, likeliest) * inverse
 
 
 def _normal_equations(
@@ -175,7 +184,7 @@ def _solve_with_focal(
 
 def _weights(residuals: np.ndarray, scale: float) -> np.ndarray:
     """Geman-McClure weights over the squared robust scale: what turns residuals (N,) into information."""
-    return 1 / (1 + (residuals / (KERNEL * scale)) ** 2) ** 2 / scale**2
+    return geman_mcclure(residuals, scale) / scale**2
 
 
 def _whitening(matches: Matches) -> np.ndarray:
@@ -193,7 +202,7 @@ def _whiten(vectors: np.ndarray, whitening: np.ndarray) -> np.ndarray:
     return white
 
 
-def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Cross product along the first axis; several times as quick as np.cross on many vectors."""
     return np.array([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]])
 
@@ -208,7 +217,7 @@ def _tangent(direction: np.ndarray) -> np.ndarray:
     first = np.eye(3)[np.argmin(np.abs(direction))]
     first = first - (first @ direction) * direction
     first /= np.linalg.norm(first)
-    return np.array([first, _cross(direction, first)])
+    return np.array([first, cross(direction, first)])
 
 
 def _turn_of_shift(shift: np.ndarray) -> np.ndarray:
@@ -216,5 +225,6 @@ def _turn_of_shift(shift: np.ndarray) -> np.ndarray:
     return cv2.Rodrigues(np.array([-np.arctan(shift[1]), np.arctan(shift[0]), 0.0]))[0]
 
 
-def _turned(R: np.ndarray, rotation_vector: np.ndarray) -> np.ndarray:
+def turned(R: np.ndarray, rotation_vector: np.ndarray) -> np.ndarray:
+    """(3, 3) rotation R followed by a small one, given as a rotation vector (3,) in radians."""
     return cv2.Rodrigues(rotation_vector)[0] @ R

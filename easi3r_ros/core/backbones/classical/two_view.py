@@ -10,6 +10,7 @@ import numpy as np
 from easi3r_ros.core.backbones.classical.camera import Camera, FocalBelief
 from easi3r_ros.core.backbones.classical.matches import Matches
 from easi3r_ros.core.backbones.classical.refine import (
+    Bearings,
     Motion,
     epipolar_residuals,
     fit_rotation,
@@ -19,11 +20,10 @@ from easi3r_ros.core.backbones.classical.refine import (
     robust_scale_2d,
     rotation_residuals,
 )
+from easi3r_ros.core.backbones.classical.search import search_translation
 from easi3r_ros.core.backbones.classical.triangulate import triangulate
 
 FEWEST_MATCHES = 30  # below this nothing is said about the motion
-RANSAC_PIXELS = 0.5
-RANSAC_MATCHES = 500
 INLIER = 3.0  # robust scales
 TURN_EXPLAINS = 0.78  # share of the static-looking matches that a turn alone must explain to be preferred
 
@@ -43,12 +43,17 @@ def estimate_motion(
     if len(matches) < FEWEST_MATCHES:
         return None
     turn = fit_rotation(matches, camera, prior)
-    hypotheses = [start] if start is not None and not start.turns_only else [_essential(matches, turn, camera, prior)]
-    if longer is not None and not longer.turns_only:
-        hypotheses.append(Motion(turn.R, longer.t, camera, prior))
-    refined = [refine_motion(matches, hypothesis) for hypothesis in hypotheses if hypothesis is not None]
-    if not refined or (longer is not None and longer.turns_only):
+    if longer is not None and longer.turns_only:
         return _with_homography(matches, turn)
+    # The turn may have learned a focal length from what is really parallax: translation starts from the prior's.
+    unbiased = Motion(turn.R, turn.t, camera, prior)
+    if start is not None and not start.turns_only:
+        hypotheses = [start]
+    else:
+        hypotheses = search_translation(Bearings.of(matches, camera), unbiased)
+    if longer is not None:
+        hypotheses.append(replace(unbiased, t=longer.t))
+    refined = [refine_motion(matches, hypothesis) for hypothesis in hypotheses]
     residuals = [epipolar_residuals(matches, motion) for motion in refined]
     scale = min(robust_scale(r) for r in residuals)
     best = int(np.argmin([robust_cost(r, scale) for r in residuals]))
@@ -71,19 +76,6 @@ def _with_homography(matches: Matches, turn: Motion) -> Motion:
     homography, _ = cv2.findHomography(matches.a[inliers], matches.b[inliers], method=0)
     K = turn.camera.matrix()
     return replace(turn, homography=K @ turn.R @ np.linalg.inv(K) if homography is None else homography)
-
-
-def _essential(matches: Matches, turn: Motion, camera: Camera, prior: FocalBelief) -> Motion | None:
-    """RANSAC over essential matrices (five points, MAGSAC++); of their two rotations the one next to the pure turn."""
-    some = slice(None, None, max(1, len(matches) // RANSAC_MATCHES))
-    essential, _ = cv2.findEssentialMat(
-        matches.a[some], matches.b[some], camera.matrix(), method=cv2.USAC_MAGSAC, prob=0.99, threshold=RANSAC_PIXELS
-    )
-    if essential is None or essential.shape[0] < 3 or not np.isfinite(essential).all():
-        return None
-    first, second, t = cv2.decomposeEssentialMat(essential[:3])
-    R = max((first, second), key=lambda rotation: np.trace(rotation @ turn.R.T))
-    return Motion(R, t[:, 0], camera, prior)
 
 
 def _in_front(matches: Matches, motion: Motion) -> Motion:
