@@ -40,7 +40,7 @@ class SolverOptions:
     # Separate focal lengths are still of one camera: a relative deviation d costs focal_prior / 2 * d^2 of the point
     # term. The objective hardly notices, but along the viewing direction motion and focal length look nearly the same.
     focal_prior: float = 0.4
-    tolerance: float = 1.5e-5  # relative to the objective: a step that promises less is the last
+    tolerance: float = 1e-5  # relative to the objective: a step that promises less is the last
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,11 @@ class _Sums:
             self.flow += flow_term.statistics(tile.flow, flow).cpu()
         if self.curvature is not None:
             bend = local_terms.curvature(tile, best, flow)
-            self.curvature[part[0]][:, at[:, None], at] += bend.matrix.cpu()
+            rows = self.curvature[part[0]]
+            if len(at) == rows.shape[1]:
+                rows += bend.matrix.cpu()  # the usual case, and much faster
+            else:
+                rows[:, at[:, None], at] += bend.matrix.cpu()
             self.couplings.append((part, at, bend))
             self.scores += float((tile.weight * tile.static).square().sum())
             self.stiffness += float(weight.sum())

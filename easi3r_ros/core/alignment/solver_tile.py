@@ -17,7 +17,7 @@ from easi3r_ros.core.geometry import invert_se3
 # has it in all directions and under-estimates every step. This share of it converges fastest.
 CURVATURE = 0.6
 SMALLEST_RATIO = 0.3  # of a depth to the one before: it stays positive
-CPU_TILE, GPU_TILE = 1 << 17, 1 << 24  # slot pixels
+CPU_TILE, GPU_TILE = 1 << 16, 1 << 24  # slot pixels; a frame is not divided below twice that
 
 Part = tuple[slice, slice]  # frames, pixels
 
@@ -85,7 +85,7 @@ def tiles(observations: Observations, state: State, weighting: Weighting) -> Ite
     n = observations.pixels
     budget = GPU_TILE if observations.points.is_cuda else CPU_TILE
     rows = max(1, budget // (slots * n))
-    columns = -(-n // -(-slots * n // budget)) if rows == 1 else n
+    columns = -(-n // -(-slots * n // (2 * budget))) if rows == 1 else n
     cameras = _cameras(observations, state)
     for row in range(0, frames, rows):
         for column in range(0, n, columns):

@@ -28,6 +28,9 @@ class Motion:
     t: np.ndarray  # (3,) of length 1; zeros: the camera only turned
     camera: Camera
     focal: FocalBelief  # after the matches have spoken
+    turn_error: float = (
+        0.0  # radians, standard deviation of the rotation about its worst axis, if the camera translates
+    )
     homography: np.ndarray | None = None  # (3, 3) pixels of a to b, if the camera only turned: K R K^-1 and lens errors
 
     @property
@@ -37,7 +40,7 @@ class Motion:
     def reversed(self) -> Motion:
         """From b to a."""
         homography = None if self.homography is None else np.linalg.inv(self.homography)
-        return Motion(self.R.T, -self.R.T @ self.t, self.camera, self.focal, homography)
+        return Motion(self.R.T, -self.R.T @ self.t, self.camera, self.focal, self.turn_error, homography)
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,8 @@ def refine_motion(matches: Matches, motion: Motion, iterations: int = 10) -> Mot
         R, t = turned(R, step[:3]), t / np.linalg.norm(t)
         if -step @ gradient < CONVERGED:
             break
-    return Motion(R, t, motion.camera, motion.focal)
+    turn_error = float(np.sqrt(np.linalg.eigvalsh(np.linalg.inv(information)[:3, :3])[-1]))
+    return Motion(R, t, motion.camera, motion.focal, turn_error)
 
 
 def rotation_residuals(matches: Matches, motion: Motion) -> np.ndarray:

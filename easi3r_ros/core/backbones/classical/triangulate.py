@@ -15,6 +15,7 @@ class Triangulation:
 
     inverse_depth: np.ndarray  # negative: the match is impossible for a static point in front of the camera
     information: np.ndarray  # 1 / variance of it
+    parallax: np.ndarray  # pixels per unit of inverse depth
     epipolar: np.ndarray  # distance from the epipolar line in standard deviations, signed
 
 
@@ -40,4 +41,4 @@ def triangulate(
     z = np.maximum(A[2] + inverse_depth * shift[2], 1e-3)  # depth in b over depth in a: turns the algebra into pixels
     determinant = np.maximum(xx * yy - xy * xy, 0)
     epipolar = (gx * hy - gy * hx) * np.sqrt(determinant / np.maximum(squared, 1e-12)) / z
-    return Triangulation(inverse_depth, squared / z**2, epipolar)
+    return Triangulation(inverse_depth, squared / z**2, np.sqrt(gx * gx + gy * gy) / z, epipolar)

@@ -10,7 +10,7 @@ from easi3r_ros.core.backbones.classical.depth import InverseDepth, dense_invers
 from easi3r_ros.core.backbones.classical.evidence import depth_violation, plausible_range
 from easi3r_ros.core.backbones.classical.flow import Flow
 from easi3r_ros.core.backbones.classical.refine import Motion, robust_scale, robust_scale_2d
-from easi3r_ros.core.backbones.classical.triangulate import triangulate
+from easi3r_ros.core.backbones.classical.triangulate import Triangulation, triangulate
 
 SAMPLE = (slice(1, None, 3), slice(1, None, 3))  # nodes that statistics are taken from
 
@@ -36,7 +36,8 @@ def measure(flow: Flow, motion: Motion | None, moving: np.ndarray | None) -> Mea
         return Measured(np.ones(shape, np.float32), np.zeros(shape, np.float32), _off_homography(flow, motion, moving))
     found = triangulate(flow.nodes, flow.target, flow.information, motion.R, motion.t, motion.camera)
     scale = np.float32(robust_scale(_static_sample(found.epipolar, moving)))
-    information, epipolar = found.information / scale**2, found.epipolar / scale
+    epipolar = found.epipolar / scale
+    information = _with_pose_error(found, scale, motion)
     weight = static_weight(information, epipolar, moving)
     violation = depth_violation(found.inverse_depth, information, *plausible_range(found.inverse_depth, weight))
     return Measured(found.inverse_depth, weight, np.hypot(epipolar, violation))
@@ -56,6 +57,13 @@ def typical_inverse_depth(views: tuple[Measured, Measured]) -> float:
     weights = np.concatenate([view.weight[SAMPLE].ravel() for view in views])
     good = (weights > np.median(weights)) & (values > 0)
     return float(np.median(values[good])) if good.any() else 1.0
+
+
+def _with_pose_error(found: Triangulation, scale: float, motion: Motion) -> np.ndarray:
+    """(g, k) 1 / variance of inverse depths that are also wrong by the parallax that an error of the rotation feigns."""
+    feigned = np.float32(motion.turn_error * motion.camera.focal.mean())  # pixels
+    flow = found.information / scale**2
+    return flow / (1 + flow * (feigned / found.parallax) ** 2)
 
 
 def _off_homography(flow: Flow, motion: Motion, moving: np.ndarray | None) -> np.ndarray:
