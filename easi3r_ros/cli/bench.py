@@ -50,7 +50,7 @@ def align(
             f"{row.memory_growth_mb:.1f}",
             "yes" if row.finite else "NO",
         )
-    Console().print(table)
+    Console(width=100).print(table)
     typer.echo(
         "ATE: % of the path. ms: CPU time per frame, frames 50-150 and the last 100. +MB: memory since frame 150."
     )

@@ -41,8 +41,8 @@ class StreamRow:
     rpe_degrees: float
     lost: int  # frames reported as lost
     degraded: int
-    first_ms: float  # mean per frame, frames 50-150 (or the first half)
-    last_ms: float  # mean per frame, last 100 (or the second half)
+    first_ms: float  # median per frame, frames 50-150 (or the first half)
+    last_ms: float  # median per frame, last 100 (or the second half)
     memory_growth_mb: float  # resident memory, last against frame 150 (or half way)
     finite: bool
 
@@ -140,8 +140,8 @@ def _row(
         rpe_degrees=rotation,
         lost=states.count(TrackingState.LOST),
         degraded=states.count(TrackingState.DEGRADED),
-        first_ms=float(milliseconds[early].mean()),
-        last_ms=float(milliseconds[late].mean()),
+        first_ms=float(np.median(milliseconds[early])),
+        last_ms=float(np.median(milliseconds[late])),
         memory_growth_mb=memory[-1] - memory[min(150, len(memory) // 2)],
         finite=bool(np.isfinite(estimated).all() and np.isfinite([r.covariance for r in results]).all()),
     )
