@@ -36,6 +36,22 @@ def test_motion_is_found_among_movers(translation):
     assert angle_between(motion.t, b_from_a[:3, 3]) < 1.5  # the sign too: points must be in front
 
 
+def test_the_aperture_problem_does_not_bias_the_translation():
+    """A pixel of error along edges of all directions, 1 to 3 pixels of parallax: refinement at the measured points, not
+    the likeliest ones, is off by 2.2 degrees here."""
+    errors = []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        b_from_a = pose((0.05, 0.015, 0.005), (0.004, -0.01, 0.005))
+        matches, _ = matches_of(b_from_a, rng)
+        edge = rng.uniform(0, np.pi, len(matches))
+        along = np.stack([np.cos(edge), np.sin(edge)], axis=-1)
+        covariance = np.stack([along[:, 0] ** 2, along[:, 0] * along[:, 1], along[:, 1] ** 2], -1) + matches.covariance
+        blurred = replace(matches, b=matches.b + along * rng.normal(0, 1, (len(matches), 1)), covariance=covariance)
+        errors.append(angle_between(estimate_motion(blurred, CAMERA, KNOWN).t, b_from_a[:3, 3]))
+    assert np.mean(errors) < 1.6
+
+
 def test_a_turn_is_a_turn_in_spite_of_movers():
     b_from_a = pose((0, 0, 0), (0.02, 0.08, -0.03))
     matches, _ = matches_of(b_from_a, np.random.default_rng(1), movers=0.15)

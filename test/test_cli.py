@@ -40,6 +40,7 @@ def fake_pipeline(monkeypatch):
     class Fake(FakePipeline):
         class backbone:
             name = "fake"
+            has_attention = False
 
         def __init__(self, config):
             Fake.config = config
@@ -147,7 +148,7 @@ def test_terminate_leaves_readable_files(tmp_path):
         "import easi3r_ros.core.pipeline as module\n"
         "from helpers_io import FakePipeline\n"
         "class Slow(FakePipeline):\n"
-        "    class backbone: name = 'slow'\n"
+        "    class backbone: name, has_attention = 'slow', False\n"
         "    def __init__(self, config): pass\n"
         "    def push(self, frame): time.sleep(0.05); return super().push(frame)\n"
         "module.Pipeline = Slow\n"

@@ -30,10 +30,12 @@ for path in sorted(root.joinpath("easi3r_ros").rglob("*.py")):
 """
 
 
-def test_contracts_hold(monkeypatch):
-    cli = pytest.importorskip("importlinter.cli")
-    monkeypatch.chdir(ROOT)
-    assert cli.lint_imports() == cli.EXIT_STATUS_SUCCESS
+def test_contracts_hold():
+    pytest.importorskip("importlinter")
+    # A process of its own: it silences the loggers of the process that it runs in.
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports; raise SystemExit(lint_imports())"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_library_imports_without_ros():

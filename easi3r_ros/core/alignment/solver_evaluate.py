@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import torch
 
 from easi3r_ros.core.alignment import solver_flow as flow_term
 from easi3r_ros.core.alignment import solver_local as local_terms
 from easi3r_ros.core.alignment.reference import Options
-from easi3r_ros.core.alignment.solver_flow import FlowLinear
+from easi3r_ros.core.alignment.solver_local import Curvature
 from easi3r_ros.core.alignment.solver_observations import Observations
 from easi3r_ros.core.alignment.solver_priors import Quadratic, one_camera, temporal
-from easi3r_ros.core.alignment.solver_state import State
+from easi3r_ros.core.alignment.solver_state import State, retract
 from easi3r_ros.core.alignment.solver_system import Layout, LocalMap, free_gradient, local_map
 from easi3r_ros.core.alignment.solver_tile import (
     CURVATURE,
@@ -26,8 +27,16 @@ from easi3r_ros.core.alignment.solver_tile import (
     tiles,
 )
 
-FIRST_SWEEPS, SWEEPS = 3, 2  # re-weightings of the depth in a pass
+FIRST_SWEEPS, SWEEPS = 3, 1  # re-weightings of the depth in a pass
 SMALLEST_RATIO = 0.5  # of a depth to the one before a step
+
+
+class Order(IntEnum):
+    """What a pass computes."""
+
+    VALUE = 0
+    GRADIENT = 1
+    CURVATURE = 2  # and the gradient
 
 
 @dataclass(frozen=True)
@@ -51,22 +60,26 @@ class Evaluation:
     state: State
     objective: float  # all published terms
     value: float  # and the focal prior
-    gradient: torch.Tensor  # (U,) of the value; free of gauge, depth eliminated
+    gradient: torch.Tensor | None  # (U,) of the value; free of gauge, depth eliminated
     curvature: torch.Tensor | None  # (U, U)
     noise: float  # covariance of the unknowns = noise * inverse curvature; NaN without curvature
     depth: torch.Tensor  # (T, n) best at this state
     before: Memory
     after: Memory
     map: LocalMap
-    couplings: list[tuple[Part, torch.Tensor, local_terms.Curvature]]
+    couplings: list[tuple[Part, torch.Tensor, Curvature]]
 
     @property
     def comparable(self) -> bool:
         """Whether the next pass has the same terms."""
         return self.before.flow_on == self.after.flow_on
 
+    def moved(self, x: torch.Tensor) -> State:
+        """After a step x (U,)."""
+        return retract(self.state, *self.map.layout.split(x))
+
     def depth_after(self, x: torch.Tensor) -> torch.Tensor:
-        """(T, n) best depth after a step x of the unknowns, to first order; as it is where no curvature is known."""
+        """(T, n) best depth after a step x, to first order; as it is where no curvature is known."""
         depth, local = self.depth.clone(), self.map.local(x)
         for part, at, coupling in self.couplings:
             moved = depth[part] + coupling.depth_step(local[part[0]][:, at])
@@ -80,36 +93,33 @@ class Evaluator:
 
     observations: Observations
     options: Options
-    focal_prior: float
+    focal_prior: float  # share of the point term, see `one_camera`
+    focal: float  # pixels, that separate focal lengths are held to
     layout: Layout
     distance_floor: float  # world units
     initial_log_depth: torch.Tensor | None  # (T, n), for the depth prior
 
     def __call__(
-        self, state: State, memory: Memory, depth: torch.Tensor | None = None, with_curvature: bool = False
+        self, state: State, memory: Memory, depth: torch.Tensor | None = None, order: Order = Order.VALUE
     ) -> Evaluation:
         """depth: (T, n) where to start; None: from the pairs."""
-        sums = _Sums.zero(self.observations, with_curvature)
+        sums = _Sums.zero(self.observations, order)
         for part, tile in tiles(self.observations, state, self._weighting(memory)):
             sums.add(part, tile, None if depth is None else depth[part])
         mapping = local_map(self.layout, self.observations, state)
-        gradient = mapping.gradient(sums.gradient)
-        curvature = None if sums.curvature is None else mapping.curvature(sums.curvature)
+        priors = self._priors(state, sums.point)
+        gradient = None if order < Order.GRADIENT else mapping.gradient(sums.local_gradient())
+        curvature = None if order < Order.CURVATURE else mapping.curvature(sums.curvature)
+        for prior in priors:
+            gradient = None if gradient is None else gradient + prior.gradient
+            curvature = None if curvature is None else curvature + prior.curvature
         objective, after = self._values(memory, sums)
-        value = objective
-        if self.options.temporal_weight:
-            prior = temporal(self.layout, state, self.options.temporal_weight, self.options.translation_weight)
-            objective, value = objective + prior.value, value + prior.value
-            gradient, curvature = _with(prior, gradient, curvature)
-        if self.layout.focals > 1:
-            prior = one_camera(self.layout, state, self.focal_prior * sums.point)
-            value = value + prior.value
-            gradient, curvature = _with(prior, gradient, curvature)
+        objective += sum(prior.value for prior in priors if prior.published)
         return Evaluation(
             state=state,
             objective=objective,
-            value=value,
-            gradient=free_gradient(self.layout, gradient),
+            value=objective + sum(prior.value for prior in priors if not prior.published),
+            gradient=None if gradient is None else free_gradient(self.layout, gradient),
             curvature=curvature,
             noise=sums.noise,
             depth=sums.depth,
@@ -128,6 +138,15 @@ class Evaluator:
             share = self.options.depth_prior_weight / self.initial_log_depth.numel()
             prior = DepthPrior(share, self.initial_log_depth, memory.prior_mean, memory.prior_pull)
         return Weighting(self.options.static_weighting, self.distance_floor, flow, prior)
+
+    def _priors(self, state: State, point: float) -> list[Quadratic]:
+        priors = []
+        if self.options.temporal_weight:
+            weights = self.options.temporal_weight, self.options.translation_weight
+            priors.append(temporal(self.layout, state, *weights))
+        if self.layout.focals > 1:
+            priors.append(one_camera(self.layout, state, self.focal_prior * point, self.focal))
+        return priors
 
     def _values(self, memory: Memory, sums: _Sums) -> tuple[float, Memory]:
         """The terms with pixels, and what the next pass should know."""
@@ -149,68 +168,73 @@ class Evaluator:
 
 @dataclass
 class _Sums:
-    """What the tiles of a pass add up to."""
+    """What the tiles of a pass add up to. Local coordinates: see `solver_local`."""
 
-    gradient: torch.Tensor  # (T, L) float64
-    curvature: torch.Tensor | None  # (T, L, L) float64
+    order: Order
     depth: torch.Tensor  # (T, n)
-    couplings: list[tuple[Part, torch.Tensor, local_terms.Curvature]]
+    point_moments: torch.Tensor  # (T, K, 4, 3) float64, see solver_local.Gradient
+    flow_gradient: torch.Tensor  # (T, F, 7)
+    focal_gradient: torch.Tensor  # (T,)
+    curvature: torch.Tensor  # (T, L, L) float64
+    couplings: list[tuple[Part, torch.Tensor, Curvature]]
     flow: torch.Tensor  # (2, 2), see solver_flow.statistics
     point: float = 0.0
     scores: float = 0.0  # sum of squared weights
     stiffness: float = 0.0  # sum of weights as least squares
 
     @staticmethod
-    def zero(observations: Observations, with_curvature: bool) -> _Sums:
-        frames, slots = observations.pair.shape
-        size = 7 * (slots + observations.flows) + 1
+    def zero(observations: Observations, order: Order) -> _Sums:
+        (frames, slots), flows = observations.pair.shape, observations.flows
+        size = 7 * (slots + flows) + 1 if order == Order.CURVATURE else 0
         return _Sums(
-            gradient=torch.zeros(frames, size, dtype=torch.float64),
-            curvature=torch.zeros(frames, size, size, dtype=torch.float64) if with_curvature else None,
+            order=order,
             depth=torch.empty_like(observations.movers),
+            point_moments=torch.zeros(frames, slots, 4, 3, dtype=torch.float64),
+            flow_gradient=torch.zeros(frames, flows, 7, dtype=torch.float64),
+            focal_gradient=torch.zeros(frames, dtype=torch.float64),
+            curvature=torch.zeros(frames, size, size, dtype=torch.float64),
             couplings=[],
             flow=torch.zeros(2, 2, dtype=torch.float64),
         )
 
     def add(self, part: Part, tile: Tile, depth: torch.Tensor | None) -> None:
-        depth, flow = _prepare(tile, depth)
+        rows, slots = part[0], tile.foot.shape[1]
+        if depth is None:
+            depth = settle(tile, first_depth(tile), None, FIRST_SWEEPS)
+        flow = None if tile.flow is None else flow_term.linearise(tile.flow, depth)
         linear = linearise(tile, settle(tile, depth, flow, SWEEPS), flow)
         self.depth[part] = best = linear.least_squares_depth()
         weight = linear.weight * tile.static
         self.point += float((weight * linear.squared).sum())
-        at = self._places(tile)
-        slopes = local_terms.gradient(tile, linear, flow, best)
-        self.gradient[part[0]].index_add_(1, at, slopes.cpu())
         if flow is not None:
             self.flow += flow_term.statistics(tile.flow, flow).cpu()
-        if self.curvature is not None:
-            bend = local_terms.curvature(tile, best, flow)
-            rows = self.curvature[part[0]]
-            if len(at) == rows.shape[1]:
-                rows += bend.matrix.cpu()  # the usual case, and much faster
-            else:
-                rows[:, at[:, None], at] += bend.matrix.cpu()
-            self.couplings.append((part, at, bend))
+        if self.order >= Order.GRADIENT:
+            slopes = local_terms.gradient(tile, weight, flow, best)
+            self.point_moments[rows, :slots] += slopes.point_moments.cpu()
+            self.flow_gradient[rows] += slopes.flow.cpu()
+            self.focal_gradient[rows] += slopes.focal.cpu()
+        if self.order == Order.CURVATURE:
+            self._bend(part, tile, flow, best)
             self.scores += float((tile.weight * tile.static).square().sum())
             self.stiffness += float(weight.sum())
 
-    def _places(self, tile: Tile) -> torch.Tensor:
-        """Where a tile's local coordinates are among those of its frames: slots without use are left out."""
-        size, flows = self.gradient.shape[1], 0 if tile.flow is None else tile.flow.share.shape[1]
-        return torch.cat([torch.arange(7 * tile.foot.shape[1]), torch.arange(size - 1 - 7 * flows, size)])
+    def _bend(self, part: Part, tile: Tile, flow: flow_term.FlowLinear | None, depth: torch.Tensor) -> None:
+        bend, rows = local_terms.curvature(tile, depth, flow), self.curvature[part[0]]
+        # Slots that no frame of the tile uses are not in its coordinates.
+        ahead = torch.arange(7 * tile.foot.shape[1])
+        at = torch.cat([ahead, torch.arange(rows.shape[1] - bend.matrix.shape[1] + len(ahead), rows.shape[1])])
+        if len(at) == rows.shape[1]:
+            rows += bend.matrix.cpu()  # the usual case, and much faster
+        else:
+            rows[:, at[:, None], at] += bend.matrix.cpu()
+        self.couplings.append((part, at, bend))
+
+    def local_gradient(self) -> torch.Tensor:
+        """(T, L)"""
+        point = local_terms.point_gradient(self.point_moments)
+        return torch.cat([point.flatten(1), self.flow_gradient.flatten(1), self.focal_gradient[:, None]], 1)
 
     @property
     def noise(self) -> float:
-        """Of an M-estimator (Huber): E[score score^T] over E[curvature] of a residual, whose direction is random in 3D."""
+        """Of an M-estimator (Huber): E[score score^T] over E[curvature] of a residual whose direction is random in 3D."""
         return self.scores / (3.0 * CURVATURE * self.stiffness) if self.stiffness else float("nan")
-
-
-def _with(prior: Quadratic, gradient, curvature):
-    return gradient + prior.gradient, None if curvature is None else curvature + prior.curvature
-
-
-def _prepare(tile: Tile, depth: torch.Tensor | None) -> tuple[torch.Tensor, FlowLinear | None]:
-    """Depth to start from, and the flow term around it."""
-    if depth is None:
-        depth = settle(tile, first_depth(tile), None, FIRST_SWEEPS)
-    return depth, None if tile.flow is None else flow_term.linearise(tile.flow, depth)

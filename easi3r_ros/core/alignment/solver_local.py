@@ -13,21 +13,36 @@ import torch
 from easi3r_ros.core.alignment import solver_flow as flow_term
 from easi3r_ros.core.alignment import solver_point as point_term
 from easi3r_ros.core.alignment.solver_flow import FlowLinear
-from easi3r_ros.core.alignment.solver_tile import CURVATURE, Linear, Tile, linearise
+from easi3r_ros.core.alignment.solver_tile import CURVATURE, Tile, linearise
 
 
-def gradient(tile: Tile, linear: Linear, flow: FlowLinear | None, depth: torch.Tensor) -> torch.Tensor:
-    """(t, L) float64 derivative by the local coordinates at depth (t, n), linearly from where the terms are linear."""
+@dataclass(frozen=True)
+class Gradient:
+    """Derivative by the local coordinates, float64."""
+
+    point_moments: torch.Tensor  # (t, K, 4, 3) sums of Y pull^T and of the pulls, see `point_gradient`
+    flow: torch.Tensor  # (t, F, 7)
+    focal: torch.Tensor  # (t,)
+
+
+def gradient(tile: Tile, weight: torch.Tensor, flow: FlowLinear | None, depth: torch.Tensor) -> Gradient:
+    """At depth (t, n). weight: (t, K, n) of the point term's squared distances."""
     own = torch.stack([depth * tile.x[:, 0], depth * tile.y[:, 0], depth], 1)  # (t, 3, n)
-    pull = torch.sub(own[:, None], tile.predicted).mul_((linear.weight * tile.static)[:, :, None])
-    # A longer focal length narrows the rays.
-    focal = -(pull[:, :, :2].sum(1) * own[:, :2]).sum((1, 2)).double()
-    parts = [point_term.gradient(tile.predicted, pull).flatten(1)]
-    if flow is not None:
-        by_flow = flow_term.gradient(tile.flow, flow, depth)  # (t, F, 8)
-        parts.append(by_flow[..., :7].flatten(1))
-        focal = focal + by_flow[..., 7].sum(1)
-    return torch.cat([*parts, focal[:, None]], 1)
+    pull = torch.sub(own[:, None], tile.predicted).mul_(weight[:, :, None])
+    total = pull.sum(1)
+    focal = -(total[:, :2] * own[:, :2]).sum((1, 2)).double()  # a longer focal length narrows the rays
+    moments = torch.cat([tile.predicted @ pull.mT, pull.sum(-1)[:, :, None]], 2).double()
+    if flow is None:
+        return Gradient(moments, moments.new_zeros(len(depth), 0, 7), focal)
+    by_flow = flow_term.gradient(tile.flow, flow, depth)  # (t, F, 8)
+    return Gradient(moments, by_flow[..., :7], focal + by_flow[..., 7].sum(1))
+
+
+def point_gradient(moments: torch.Tensor) -> torch.Tensor:
+    """(..., 4, 3) sums of Y pull^T and of the pulls -> (..., 7) derivative by the slot's twist."""
+    turn = [moments[..., i, j] - moments[..., j, i] for i, j in ((1, 2), (2, 0), (0, 1))]
+    trace = moments[..., :3, :].diagonal(dim1=-2, dim2=-1).sum(-1)
+    return -torch.cat([moments[..., 3, :], torch.stack([*turn, trace], -1)], -1)
 
 
 @dataclass(frozen=True)
@@ -52,7 +67,9 @@ def curvature(tile: Tile, depth: torch.Tensor, flow: FlowLinear | None) -> Curva
     narrow = -torch.stack([depth * tile.x[:, 0], depth * tile.y[:, 0], torch.zeros_like(depth)], 1)  # by log focal
     total = weight.sum(1)
     _put(matrix, 0, point_term.normal(tile.predicted, weight))
-    _put_focal(matrix, 0, point_term.gradient(tile.predicted, weight[:, :, None] * narrow[:, None]))
+    pull = weight[:, :, None] * narrow[:, None]
+    moments = torch.cat([tile.predicted @ pull.mT, pull.sum(-1)[:, :, None]], 2).double()
+    _put_focal(matrix, 0, point_gradient(moments))
     matrix[:, -1, -1] = (total * narrow.square().sum(1)).sum(1)
     coupling[:, : 7 * slots] = point_term.coupling(tile.predicted, weight, tile.x, tile.y).flatten(1, 2)
     coupling[:, -1] = -depth * total * (tile.ray2[:, 0] - 1.0)

@@ -75,25 +75,26 @@ def observe(problem: Problem, principal: tuple[float, float], aspect: float, wit
     )
 
 
+def thin(planes: torch.Tensor, shape: tuple[int, int], stride: int) -> torch.Tensor:
+    """(..., h * w) -> (..., n): every `stride`-th pixel in both directions. shape: (h, w)."""
+    step = slice(stride // 2, None, stride)
+    return planes.unflatten(-1, shape)[..., step, step].flatten(-2).contiguous()
+
+
 def subsample(observations: Observations, stride: int) -> Observations:
     """Every `stride`-th pixel in both directions, with weights scaled up so that the terms keep their size."""
     if stride == 1:
         return observations
-    step = slice(stride // 2, None, stride)
-    shape = tuple(len(range(side)[step]) for side in observations.shape)
-
-    def thin(planes: torch.Tensor) -> torch.Tensor:
-        return planes.unflatten(-1, observations.shape)[..., step, step].flatten(-2).contiguous()
-
-    flow = observations.flow
+    shape, flow = observations.shape, observations.flow
+    grid = thin(observations.grid, shape, stride)
     return replace(
         observations,
-        points=thin(observations.points),
-        weight=thin(observations.weight) * (observations.pixels / (shape[0] * shape[1])),
-        movers=thin(observations.movers),
-        grid=thin(observations.grid),
-        flow=None if flow is None else replace(flow, vectors=thin(flow.vectors)),
-        shape=shape,
+        points=thin(observations.points, shape, stride),
+        weight=thin(observations.weight, shape, stride) * (observations.pixels / grid.shape[1]),
+        movers=thin(observations.movers, shape, stride),
+        grid=grid,
+        flow=None if flow is None else replace(flow, vectors=thin(flow.vectors, shape, stride)),
+        shape=tuple(len(range(stride // 2, side, stride)) for side in shape),
     )
 
 

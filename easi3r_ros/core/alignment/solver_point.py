@@ -26,14 +26,6 @@ def foot_points(predicted: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> tu
     return foot, miss.addcmul_(off, off)
 
 
-def gradient(predicted: torch.Tensor, pull: torch.Tensor) -> torch.Tensor:
-    """(t, K, 7) sum of J^T pull; pull: (t, K, 3, n) weighted residuals."""
-    moment = (predicted @ pull.mT).double()  # (t, K, 3, 3), Y pull^T
-    turn = [moment[..., i, j] - moment[..., j, i] for i, j in ((1, 2), (2, 0), (0, 1))]
-    trace = moment.diagonal(dim1=-2, dim2=-1).sum(-1)
-    return -torch.cat([pull.sum(-1).double(), torch.stack([*turn, trace], -1)], -1)
-
-
 def normal(predicted: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """(t, K, 7, 7) sum of weight J^T J, from the first and second moments of the predicted points."""
     weighted = predicted * weight[:, :, None]

@@ -20,6 +20,7 @@ class Quadratic:
     value: float
     gradient: torch.Tensor  # (U,)
     curvature: torch.Tensor  # (U, U)
+    published: bool  # part of the published objective
 
 
 def temporal(layout: Layout, state: State, weight: float, translation_weight: float) -> Quadratic:
@@ -49,14 +50,14 @@ def temporal(layout: Layout, state: State, weight: float, translation_weight: fl
             at = slice(6 * n, 6 * n + 12)
             gradient[at] += slopes[n]
             curvature[at, at] += bends[n]
-    return Quadratic(value, gradient, curvature)
+    return Quadratic(value, gradient, curvature, published=True)
 
 
-def one_camera(layout: Layout, state: State, weight: float) -> Quadratic:
-    """weight / 2 * sum of squared deviations of the log focals from their mean."""
-    deviation = state.focal.log() - state.focal.log().mean()
+def one_camera(layout: Layout, state: State, weight: float, focal: float) -> Quadratic:
+    """weight / 2 * sum of squared deviations of the log focals from that of `focal` (pixels)."""
+    deviation = (state.focal / focal).log()
     gradient = torch.zeros(layout.size, dtype=torch.float64)
     curvature = torch.zeros(layout.size, layout.size, dtype=torch.float64)
     gradient[layout.focal] = weight * deviation
-    curvature[layout.focal, layout.focal] = weight * (torch.eye(layout.focals, dtype=torch.float64) - 1 / layout.focals)
-    return Quadratic(0.5 * weight * float(deviation.square().sum()), gradient, curvature)
+    curvature[layout.focal, layout.focal] = weight * torch.eye(layout.focals, dtype=torch.float64)
+    return Quadratic(0.5 * weight * float(deviation.square().sum()), gradient, curvature, published=False)

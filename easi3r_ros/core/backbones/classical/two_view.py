@@ -24,6 +24,7 @@ from easi3r_ros.core.backbones.classical.search import search_translation
 from easi3r_ros.core.backbones.classical.triangulate import triangulate
 
 FEWEST_MATCHES = 30  # below this nothing is said about the motion
+FIRST_ITERATIONS = 3  # of every hypothesis
 INLIER = 3.0  # robust scales
 TURN_EXPLAINS = 0.78  # share of the static-looking matches that a turn alone must explain to be preferred
 
@@ -53,18 +54,28 @@ def estimate_motion(
         hypotheses = search_translation(Bearings.of(matches, camera), unbiased)
     if longer is not None:
         hypotheses.append(replace(unbiased, t=longer.t))
-    refined = [refine_motion(matches, hypothesis) for hypothesis in hypotheses]
-    residuals = [epipolar_residuals(matches, motion) for motion in refined]
-    scale = min(robust_scale(r) for r in residuals)
-    best = int(np.argmin([robust_cost(r, scale) for r in residuals]))
-    if longer is None and _turn_suffices(matches, turn, residuals[best], scale):
+    moved = _best_refined(matches, hypotheses)
+    if longer is None and _turn_suffices(matches, turn, moved):
         return _with_homography(matches, turn)
-    return _in_front(matches, refined[best])
+    return _in_front(matches, moved)
 
 
-def _turn_suffices(matches: Matches, turn: Motion, epipolar: np.ndarray, scale: float) -> bool:
+def _best_refined(matches: Matches, hypotheses: list[Motion]) -> Motion:
+    """Refined far enough to tell which is best, and that one to the end."""
+    if len(hypotheses) > 1:
+        hypotheses = [refine_motion(matches, hypothesis, FIRST_ITERATIONS) for hypothesis in hypotheses]
+        residuals = [epipolar_residuals(matches, hypothesis) for hypothesis in hypotheses]
+        scale = min(robust_scale(r) for r in residuals)
+        best = int(np.argmin([robust_cost(r, scale) for r in residuals]))
+        hypotheses = [hypotheses[best]]
+    return refine_motion(matches, hypotheses[0])
+
+
+def _turn_suffices(matches: Matches, turn: Motion, moved: Motion) -> bool:
     """Any epipolar geometry also explains some movers: to be preferred it must explain a good deal more than a turn."""
-    explained = np.count_nonzero(np.abs(epipolar) < INLIER * scale)
+    residuals = epipolar_residuals(matches, moved)
+    scale = robust_scale(residuals)
+    explained = np.count_nonzero(np.abs(residuals) < INLIER * scale)
     by_turn = np.count_nonzero(rotation_residuals(matches, turn) < INLIER * scale)
     return by_turn >= TURN_EXPLAINS * explained
 

@@ -60,7 +60,7 @@ def typical_inverse_depth(views: tuple[Measured, Measured]) -> float:
 
 
 def _with_pose_error(found: Triangulation, scale: float, motion: Motion) -> np.ndarray:
-    """(g, k) 1 / variance of inverse depths that are also wrong by the parallax that an error of the rotation feigns."""
+    """(g, k) 1 / variance of inverse depths that are also wrong by the parallax that a wrong rotation feigns."""
     feigned = np.float32(motion.turn_error * motion.camera.focal.mean())  # pixels
     flow = found.information / scale**2
     return flow / (1 + flow * (feigned / found.parallax) ** 2)
