@@ -123,7 +123,7 @@ def _solution(options: SolverOptions, found: Evaluation, descent: Descent) -> So
     depth = found.depth.unflatten(1, level.observations.shape)
     height, width = level.observations.shape
     K = [intrinsics(float(focal), (width, height)) if options.K is None else options.K for focal in state.focals]
-    covariance = descent.noise * pose_covariance(level.layout, descent.factor)
+    covariance = descent.noise * pose_covariance(level.layout, descent.factor())
     axes = torch.zeros(len(depth), 6, 6, dtype=torch.float64)
     axes[:, :3, :3] = axes[:, 3:, 3:] = state.world_from_cam[:, :3, :3]
     return Solution(

@@ -12,10 +12,11 @@ from easi3r_ros.core.alignment.solver_state import State
 from easi3r_ros.core.alignment.solver_system import factorise, gauss_newton
 
 COARSE_TOLERANCE = 3e-3  # relative: the optimum of so few pixels is no better than this on all
-MAX_STEPS = 15  # per level
-SHARES = (1.0, 0.25, 0.06)  # of a step, tried in turn while it makes things worse
+MAX_STEPS = 20  # per level
 WORSE = 1e-6  # relative growth of the objective that is more than rounding
 SLOW = 0.2  # a step that promises more than this share of what the one before it did
+LEAST_DAMPING, MOST_DAMPING = 3e-4, 10.0  # Levenberg-Marquardt, see solver_system.factorise
+DAMPING_GROWTH, DAMPING_DECAY = 100.0, 0.1
 REMEMBERED = 5  # steps
 
 
@@ -25,51 +26,62 @@ class Descent:
 
     levels: list[Evaluator]  # from coarse to fine
     tolerance: float  # relative: a step that promises less is the last
-    factor: torch.Tensor | None = None  # Cholesky, of the newest curvature
+    curvature: torch.Tensor | None = None  # (U, U) the newest
     noise: float = float("nan")  # see Evaluation.noise
+    damping: float = LEAST_DAMPING
     passes: int = 0
 
     def run(self, state: State, memory: Memory) -> Evaluation:
-        """The bottom on the finest level."""
+        """The bottom on the finest level. Raises ValueError if the pairs do not determine poses at all."""
         for level in self.levels[:-1]:
             here, step = self._descend(level, state, memory, COARSE_TOLERANCE)
             state, memory = here.moved(step), here.after
         here, step = self._descend(self.levels[-1], state, memory, self.tolerance)
-        last, _ = self._walk(self.levels[-1], here, step, Order.VALUE)
-        return last or here
+        self.damping = LEAST_DAMPING
+        last = self._look(self.levels[-1], here.moved(step), here.after, here.depth_after(step), Order.VALUE)
+        return here if _worse(last, here) else last
+
+    def factor(self) -> torch.Tensor:
+        """Cholesky, of the newest curvature, damped as far as necessary. Raises ValueError if nothing helps."""
+        while self.damping <= MOST_DAMPING:
+            factor = factorise(self.levels[0].layout, self.curvature, self.damping)
+            if factor is not None:
+                return factor
+            self.damping *= DAMPING_GROWTH
+        raise ValueError("the pairs do not determine poses: nothing static is left in them, or no confidence")
 
     def _descend(
         self, level: Evaluator, state: State, memory: Memory, tolerance: float
     ) -> tuple[Evaluation, torch.Tensor]:
         """Where the next step (U,) promises less than `tolerance`, and that step."""
         order = Order.CURVATURE if level is self.levels[0] else Order.GRADIENT
-        directions, before = _Directions(), float("inf")
         here = self._look(level, state, memory, None, order)
+        self.damping = LEAST_DAMPING
+        directions, factor, before = _Directions(), self.factor(), float("inf")
         for _ in range(MAX_STEPS):
-            step = directions.step(self.factor, here.gradient)
+            step = directions.step(factor, here.gradient)
             gain = -0.5 * float(here.gradient @ step) / here.value
             if here.comparable and gain < tolerance:
                 break
-            there, share = self._walk(level, here, step, order)
-            if there is None:
-                break
+            there = self._look(level, here.moved(step), here.after, here.depth_after(step), order)
+            if _worse(there, here):
+                directions = _Directions()
+                self.damping *= DAMPING_GROWTH
+                if self.damping > MOST_DAMPING:
+                    return here, torch.zeros_like(step)
+                if order is Order.CURVATURE:
+                    self.curvature = here.curvature
+                factor = self.factor()
+                continue
             if here.comparable:
-                directions.learn(share * step, there.gradient - here.gradient)
+                directions.learn(step, there.gradient - here.gradient)
             if order is Order.GRADIENT and gain > SLOW * before:
                 self._look(self.levels[0], there.state, there.after, None, Order.CURVATURE)
+            if order is Order.CURVATURE or gain > SLOW * before:
+                self.damping = max(self.damping * DAMPING_DECAY, LEAST_DAMPING)
+                factor = self.factor()
             here, before = there, gain
         return here, step
-
-    def _walk(
-        self, level: Evaluator, here: Evaluation, step: torch.Tensor, order: Order
-    ) -> tuple[Evaluation | None, float]:
-        """The evaluation after as much of `step` as does not make things worse, and that share; None: nothing does."""
-        for share in SHARES:
-            part = share * step
-            there = self._look(level, here.moved(part), here.after, here.depth_after(part), order)
-            if not here.comparable or there.value <= here.value * (1 + WORSE):
-                return there, share
-        return None, 0.0
 
     def _look(
         self, level: Evaluator, state: State, memory: Memory, depth: torch.Tensor | None, order: Order
@@ -77,8 +89,13 @@ class Descent:
         self.passes += 1
         seen = level(state, memory, depth, order)
         if seen.curvature is not None:
-            self.factor, self.noise = factorise(level.layout, seen.curvature), seen.noise
+            self.curvature, self.noise = seen.curvature, seen.noise
         return seen
+
+
+def _worse(there: Evaluation, here: Evaluation) -> bool:
+    """Also if it is not a number. Where other terms count than before, nothing can be said."""
+    return here.comparable and not there.value <= here.value * (1 + WORSE)
 
 
 class _Directions:

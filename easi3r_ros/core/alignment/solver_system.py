@@ -14,9 +14,6 @@ from easi3r_ros.core.alignment.solver_observations import Observations
 from easi3r_ros.core.alignment.solver_state import State, adjoint
 from easi3r_ros.core.geometry import invert_se3
 
-RIDGE = 1e-10  # of the mean curvature: decides what nothing else does
-DAMPINGS = (0.0, 1e-8, 1e-6, 1e-4, 1e-2)  # of the diagonal, tried in turn
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -125,21 +122,20 @@ def free_gradient(layout: Layout, gradient: torch.Tensor) -> torch.Tensor:
     return free
 
 
-def factorise(layout: Layout, curvature: torch.Tensor) -> torch.Tensor:
+def factorise(layout: Layout, curvature: torch.Tensor, damping: float) -> torch.Tensor | None:
     """Cholesky factor of the (U, U) curvature, less the first frame's pose, with the pairs' common scale held.
 
-    Raises ValueError if the pairs do not determine the unknowns at all.
+    damping: share of the typical frame's or pair's curvature that is added to each; a frame or pair of which little
+    static is seen cannot run away. None if the curvature is not positive.
     """
     scales, held = layout.log_scales, curvature.clone()
     diagonal = curvature.diagonal()
+    typical = [part.mean(0, keepdim=True).expand_as(part).flatten() for part in layout.split(diagonal)]
     held[scales[:, None], scales] += diagonal[scales].mean()
     held = held[6:, 6:]
-    for damping in DAMPINGS:
-        held.diagonal().add_(RIDGE * diagonal.mean() + damping * diagonal[6:])
-        factor, failed = torch.linalg.cholesky_ex(held)
-        if not failed:
-            return factor
-    raise ValueError("the pairs do not determine poses: nothing static is left, or no confidence, or not one finite point")
+    held.diagonal().add_(torch.cat(typical)[6:], alpha=damping)
+    factor, failed = torch.linalg.cholesky_ex(held)
+    return None if failed else factor
 
 
 def gauss_newton(factor: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
