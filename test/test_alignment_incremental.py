@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from easi3r_ros.core.alignment.incremental import IncrementalAligner
+from easi3r_ros.core.alignment.thinning import thin, thin_intrinsics
 from easi3r_ros.core.config import AlignmentConfig
-from easi3r_ros.core.geometry import weighted_procrustes
+from easi3r_ros.core.geometry import unproject, weighted_procrustes
 from easi3r_ros.core.types import PairEvidence, PairGeometry, TrackingState
 from easi3r_ros.synthetic import render_clip
 from easi3r_ros.synthetic.pairs import PairNoise, simulate_pair
@@ -165,3 +166,26 @@ def test_covariance_shrinks_with_better_pairs(clip):
         return np.sqrt(result.covariance[0, 0])
 
     assert sigma(0.01) < sigma(0.2)
+
+
+@pytest.mark.parametrize("shape", [(72, 96), (73, 97)])
+def test_thinned_maps_point_to_the_same_rays(clip, shape):
+    depth = torch.rand(shape) + 1.0
+    points = unproject(depth, torch.from_numpy(clip.K))
+    small = thin_intrinsics(clip.K, 2)
+    again = unproject(thin(depth, 2), torch.from_numpy(small))
+    assert torch.allclose(thin(points, 2), again, atol=1e-5)
+
+
+def test_thinned_alignment_gives_full_size_maps_of_the_same_world(clip):
+    rng = np.random.default_rng(0)
+    aligner = IncrementalAligner(AlignmentConfig(), memory=8, stride=2)
+    masks = {i: torch.from_numpy(clip.masks[i]) for i in range(25)}
+    results = [aligner.update(i, pairs_of(clip, i, rng), masks, clip.K, SHAPE) for i in range(25)]
+    last = results[-1]
+    assert tuple(last.depth.shape) == tuple(last.confidence.shape) == SHAPE
+    assert np.array_equal(last.K, clip.K)
+    assert ate_share(clip, results) < 0.01
+    assert depth_error(clip, results) < 0.03  # nearest pixels: steps at slanted surfaces
+    odd = IncrementalAligner(AlignmentConfig(), memory=8, stride=2).update(0, [], {}, clip.K, (73, 97))
+    assert tuple(odd.depth.shape) == (73, 97)

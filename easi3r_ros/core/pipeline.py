@@ -45,7 +45,8 @@ class Pipeline:
         self._cue = build_cue(config.motion, self.backbone.has_attention)
         self._partners = Partners(config.window.offsets) if config.window.offsets else self.backbone.default_partners
         self._window = FrameWindow(max((config.window.size, *(step + 1 for step in self._partners.steps))))
-        self._aligner = IncrementalAligner(config.alignment, self._window.size, self.backbone.metric)
+        backbone = self.backbone
+        self._aligner = IncrementalAligner(config.alignment, self._window.size, backbone.metric, backbone.detail)
         self._size: tuple[int, ...] | None = None
 
     def reset(self) -> None:

@@ -20,6 +20,7 @@ from easi3r_ros.core.alignment.anchor import Anchor
 from easi3r_ros.core.alignment.depth import NewFrame, depth_of_frame
 from easi3r_ros.core.alignment.placement import pair_pose, place
 from easi3r_ros.core.alignment.registration import Registration
+from easi3r_ros.core.alignment.thinning import expand, thin, thin_intrinsics, thin_pair
 from easi3r_ros.core.config import AlignmentConfig
 from easi3r_ros.core.geometry import focal_from_pointmap, intrinsics, invert_se3, transform
 from easi3r_ros.core.types import AlignedFrame, PairGeometry, TrackingState
@@ -33,8 +34,10 @@ PLACED = (TrackingState.TRACKING, TrackingState.DEGRADED)
 class IncrementalAligner:
     """Poses and depth of a stream of frames. Remembers `memory` frames, whatever the length of the stream."""
 
-    def __init__(self, config: AlignmentConfig, memory: int, metric: bool = False):
+    def __init__(self, config: AlignmentConfig, memory: int, metric: bool = False, stride: int = 1):
+        """metric: pairs are in metres. stride: depth is kept for every n-th pixel, see `thinning`."""
         self.config = config
+        self._stride = stride
         self._memory = memory
         self._metric = metric
         self.reset()
@@ -62,7 +65,11 @@ class IncrementalAligner:
         movers; K: (3, 3) intrinsics at network size, None if unknown (then one shared focal length is estimated);
         shape: (h, w).
         """
-        K = self._intrinsics(index, pairs, K, shape)
+        full_shape, full_K = shape, self._intrinsics(index, pairs, K, shape)
+        shape = shape[0] // self._stride, shape[1] // self._stride
+        K = thin_intrinsics(full_K, self._stride)
+        pairs = [thin_pair(pair, self._stride) for pair in pairs]
+        masks = {frame: thin(mask, self._stride) for frame, mask in masks.items()}
         self._correct_anchors(masks)
         static = self._static_weight(masks.get(index), shape, pairs)
         if self._started:
@@ -71,7 +78,7 @@ class IncrementalAligner:
             aligned = self._initialise(index, pairs, masks, static, K, shape)
         self._remember(Anchor(aligned, static))
         self._pose = aligned.world_from_cam
-        return aligned
+        return expand(aligned, self._stride, full_shape, full_K)
 
     # -- intrinsics and weights ------------------------------------------------------------------------------------
 

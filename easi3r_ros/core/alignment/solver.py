@@ -25,7 +25,7 @@ COARSE_PIXELS = 300  # per frame: enough for the curvature
 DISTANCE_FLOOR = 1e-5  # of the typical depth: a distance below counts as none
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SolverOptions:
     """What to minimise and how far. Movers take no part unless `objective.static_weighting` is off (as published)."""
 
@@ -39,7 +39,7 @@ class SolverOptions:
     tolerance: float = 1e-5  # relative to the objective: a step that promises less is the last
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Solution:
     """World: the start's, or camera 0 if none was given; in units that make the pair scales' geometric mean 0.5."""
 

@@ -9,6 +9,7 @@ import torch
 
 from easi3r_ros.core.alignment import solver_flow as flow_term
 from easi3r_ros.core.alignment import solver_local as local_terms
+from easi3r_ros.core.alignment import solver_point as point_term
 from easi3r_ros.core.alignment.reference import Options
 from easi3r_ros.core.alignment.solver_local import Curvature
 from easi3r_ros.core.alignment.solver_observations import Observations
@@ -172,7 +173,7 @@ class _Sums:
 
     order: Order
     depth: torch.Tensor  # (T, n)
-    point_moments: torch.Tensor  # (T, K, 4, 3) float64, see solver_local.Gradient
+    point_moments: torch.Tensor  # (T, K, 4, 3) float64, see solver_point.moments
     flow_gradient: torch.Tensor  # (T, F, 7)
     focal_gradient: torch.Tensor  # (T,)
     curvature: torch.Tensor  # (T, L, L) float64
@@ -231,10 +232,10 @@ class _Sums:
 
     def local_gradient(self) -> torch.Tensor:
         """(T, L)"""
-        point = local_terms.point_gradient(self.point_moments)
+        point = point_term.gradient(self.point_moments)
         return torch.cat([point.flatten(1), self.flow_gradient.flatten(1), self.focal_gradient[:, None]], 1)
 
     @property
     def noise(self) -> float:
-        """Of an M-estimator (Huber): E[score score^T] over E[curvature] of a residual whose direction is random in 3D."""
+        """Of an M-estimator (Huber 1964): mean squared score over mean curvature; the residuals point anywhere in 3D."""
         return self.scores / (3.0 * CURVATURE * self.stiffness) if self.stiffness else float("nan")

@@ -20,7 +20,7 @@ from easi3r_ros.core.alignment.solver_tile import CURVATURE, Tile, linearise
 class Gradient:
     """Derivative by the local coordinates, float64."""
 
-    point_moments: torch.Tensor  # (t, K, 4, 3) sums of Y pull^T and of the pulls, see `point_gradient`
+    point_moments: torch.Tensor  # (t, K, 4, 3), see solver_point.moments
     flow: torch.Tensor  # (t, F, 7)
     focal: torch.Tensor  # (t,)
 
@@ -31,22 +31,17 @@ def gradient(tile: Tile, weight: torch.Tensor, flow: FlowLinear | None, depth: t
     pull = torch.sub(own[:, None], tile.predicted).mul_(weight[:, :, None])
     total = pull.sum(1)
     focal = -(total[:, :2] * own[:, :2]).sum((1, 2)).double()  # a longer focal length narrows the rays
-    moments = torch.cat([tile.predicted @ pull.mT, pull.sum(-1)[:, :, None]], 2).double()
+    moments = point_term.moments(tile.predicted, pull)
     if flow is None:
         return Gradient(moments, moments.new_zeros(len(depth), 0, 7), focal)
     by_flow = flow_term.gradient(tile.flow, flow, depth)  # (t, F, 8)
     return Gradient(moments, by_flow[..., :7], focal + by_flow[..., 7].sum(1))
 
 
-def point_gradient(moments: torch.Tensor) -> torch.Tensor:
-    """(..., 4, 3) sums of Y pull^T and of the pulls -> (..., 7) derivative by the slot's twist."""
-    turn = [moments[..., i, j] - moments[..., j, i] for i, j in ((1, 2), (2, 0), (0, 1))]
-    trace = moments[..., :3, :].diagonal(dim1=-2, dim2=-1).sum(-1)
-    return -torch.cat([moments[..., 3, :], torch.stack([*turn, trace], -1)], -1)
-
-
 @dataclass(frozen=True)
 class Curvature:
+    """Second derivative by the local coordinates."""
+
     matrix: torch.Tensor  # (t, L, L) float64, depth eliminated
     coupling: torch.Tensor  # (t, L, n) second derivative with depth
     stiffness: torch.Tensor  # (t, n) second derivative of depth alone
@@ -68,8 +63,7 @@ def curvature(tile: Tile, depth: torch.Tensor, flow: FlowLinear | None) -> Curva
     total = weight.sum(1)
     _put(matrix, 0, point_term.normal(tile.predicted, weight))
     pull = weight[:, :, None] * narrow[:, None]
-    moments = torch.cat([tile.predicted @ pull.mT, pull.sum(-1)[:, :, None]], 2).double()
-    _put_focal(matrix, 0, point_gradient(moments))
+    _put_focal(matrix, 0, point_term.gradient(point_term.moments(tile.predicted, pull)))
     matrix[:, -1, -1] = (total * narrow.square().sum(1)).sum(1)
     coupling[:, : 7 * slots] = point_term.coupling(tile.predicted, weight, tile.x, tile.y).flatten(1, 2)
     coupling[:, -1] = -depth * total * (tile.ray2[:, 0] - 1.0)

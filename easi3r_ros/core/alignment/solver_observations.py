@@ -1,4 +1,4 @@
-"""What the solver sees: pixel planes ordered by frame, so that a frame's pixels and all that speaks of them lie together.
+"""What the solver sees: pixel planes in the order of the frames, a frame's pixels beside all that speaks of them.
 
 T frames of n pixels; K slots per frame (its views in pairs), F flow slots (frames that its pixels have a flow to).
 Frames with fewer are padded with slots of weight zero.
@@ -114,7 +114,7 @@ def _slots(frame: torch.Tensor, frames: int) -> tuple[torch.Tensor, int]:
 def _observe_flow(problem: Problem) -> FlowObservations:
     """Flow a -> b of a pair and b -> a of the reversed pair are one observation that counts twice."""
     if problem.flow is None or problem.flow_back is None:
-        raise ValueError("the flow term is on but the problem has no flow: set flow_weight to 0 or give both directions")
+        raise ValueError("the flow term is on but there is no flow: set flow_weight to 0 or give both directions")
     edges = [tuple(edge) for edge in problem.edges.tolist()]
     index = {edge: e for e, edge in enumerate(edges)}
     twin = [index.get((b, a)) for a, b in edges]

@@ -26,6 +26,18 @@ def foot_points(predicted: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> tu
     return foot, miss.addcmul_(off, off)
 
 
+def moments(predicted: torch.Tensor, pull: torch.Tensor) -> torch.Tensor:
+    """(t, K, 4, 3) float64 sums over the pixels of Y pull^T and, last, of the pulls. predicted, pull: (t, K, 3, n)."""
+    return torch.cat([predicted @ pull.mT, pull.sum(-1)[:, :, None]], 2).double()
+
+
+def gradient(moments: torch.Tensor) -> torch.Tensor:
+    """(..., 4, 3) `moments` -> (..., 7) sum of J^T pull."""
+    turn = [moments[..., i, j] - moments[..., j, i] for i, j in ((1, 2), (2, 0), (0, 1))]
+    trace = moments[..., :3, :].diagonal(dim1=-2, dim2=-1).sum(-1)
+    return -torch.cat([moments[..., 3, :], torch.stack([*turn, trace], -1)], -1)
+
+
 def normal(predicted: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """(t, K, 7, 7) sum of weight J^T J, from the first and second moments of the predicted points."""
     weighted = predicted * weight[:, :, None]

@@ -75,7 +75,9 @@ def from_parameters(parameters: reference.Parameters) -> State:
 def to_parameters(state: State, depth: torch.Tensor) -> reference.Parameters:
     """As published, float32. depth: (T, h, w)."""
     scale = pair_scales(state)
-    raw = _raw(state.world_from_pair[:, :3, :3] / scale[:, None, None], state.world_from_pair[:, :3, 3] / scale[:, None])
+    raw = _raw(
+        state.world_from_pair[:, :3, :3] / scale[:, None, None], state.world_from_pair[:, :3, 3] / scale[:, None]
+    )
     parts = (
         torch.cat([raw, scale.log()[:, None]], 1),
         _raw(state.world_from_cam[:, :3, :3], state.world_from_cam[:, :3, 3]),

@@ -20,6 +20,7 @@ class Backbone(ABC):
     input_spec: InputSpec
     default_partners: Partners  # pair graph that suits this backbone when the user names none
     metric: bool = False  # pointmaps are in metres
+    detail: int = 1  # pixels; its pointmaps have no finer structure
     has_attention: bool = False  # pairs carry PairAttention (networks), else PairMotion
 
     @abstractmethod

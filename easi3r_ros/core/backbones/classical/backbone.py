@@ -28,6 +28,7 @@ class ClassicalBackbone(Backbone):
 
     name = "classical"
     input_spec = InputSpec(long_side=320)
+    detail = 2  # flow and depth are computed on every second pixel
     # The last frame, and one far enough back for parallax: by time, because a slow machine drops frames.
     default_partners = Partners(seconds=(0.0, 0.15))
 
