@@ -20,6 +20,7 @@ from easi3r_ros.core.geometry import (
 )
 
 MOVER_WEIGHT = 1e-3  # of a static pixel: a view full of movers still gives some pose
+SHARED_FOCALS = 3  # frames that a shared focal length is estimated from
 PNP_CONFIDENCE = 2.5  # pixels below take no part, where enough are above
 PNP_FEWEST = 12
 PNP_ITERATIONS, PNP_PIXELS = 10, 5.0  # of RANSAC
@@ -39,17 +40,22 @@ class Start:
 
 
 def string_together(
-    problem: Problem, stride: int = 1, K: np.ndarray | None = None, static_weighting: bool = False
+    problem: Problem,
+    stride: int = 1,
+    K: np.ndarray | None = None,
+    static_weighting: bool = False,
+    shared_focal: bool = False,
 ) -> Start:
     """Poses, focal lengths and pair scales to start from, using every `stride`-th pixel in both directions.
 
-    K: (3, 3) known intrinsics. static_weighting: movers hardly count (not published).
+    K: (3, 3) known intrinsics. static_weighting: movers hardly count (not published). shared_focal: all frames have
+    the median focal length of a few.
     Raises ValueError if the pairs do not connect all frames.
     """
     tree = spanning_tree(problem)
     views = _thin(problem, stride, static_weighting)
     points, poses = _attach(views, tree)
-    focals = _focals(views, tree, problem.frames) if K is None else [float(K[0, 0])] * problem.frames
+    focals = _focals(views, tree, problem.frames, shared_focal) if K is None else [float(K[0, 0])] * problem.frames
     size = tuple(reversed(problem.masks.shape[1:]))
     for n in set(range(problem.frames)) - poses.keys():
         known = intrinsics(focals[n], size) if K is None else K
@@ -123,15 +129,17 @@ def _attach(views: _Views, tree: list[int]) -> tuple[dict[int, torch.Tensor], di
     return points, poses
 
 
-def _focals(views: _Views, tree: list[int], frames: int) -> list[float]:
+def _focals(views: _Views, tree: list[int], frames: int, shared: bool) -> list[float]:
     """Focal length of every frame in pixels, from a pair that it is the first of; else the others' median."""
     first: dict[int, int] = {}
     for e in [*tree, *range(len(views.edges))]:
         first.setdefault(int(views.edges[e, 0]), e)
+    chosen = list(first.items())[: SHARED_FOCALS if shared else None]
     # In units of the thinned image pixel k lies at stride * k + stride // 2.
     principal = tuple((c - views.stride // 2) / views.stride for c in views.principal)
-    found = {n: views.stride * focal_from_pointmap(views.points[0][e], principal) for n, e in first.items()}
-    return [found.get(n, float(np.median(list(found.values())))) for n in range(frames)]
+    found = {n: views.stride * focal_from_pointmap(views.points[0][e], principal) for n, e in chosen}
+    median = float(np.median(list(found.values())))
+    return [median if shared else found.get(n, median) for n in range(frames)]
 
 
 def _resect(points: torch.Tensor, views: _Views, frame: int, K: np.ndarray) -> torch.Tensor:

@@ -72,7 +72,7 @@ class Terms:
     """Values of the objective; all but `total` unweighted."""
 
     point: torch.Tensor
-    flow: tuple[torch.Tensor, torch.Tensor]  # a -> b, b -> a
+    flow: tuple[torch.Tensor, torch.Tensor]  # a -> b, b -> a; zero where it is not part of the objective
     temporal: torch.Tensor
     depth_prior: torch.Tensor
     total: torch.Tensor
@@ -133,11 +133,11 @@ def objective(
 ) -> Terms:
     """All terms at `parameters`. initial_log_depth: (T, h, w), what the depth prior pulls to."""
     point = point_term(problem, parameters, options.static_weighting)
-    flow = flow_terms(problem, parameters) if problem.flow is not None else (point.new_zeros(()),) * 2
+    flow = flow_terms(problem, parameters) if with_flow and options.flow_weight else (point.new_zeros(()),) * 2
     temporal = temporal_term(parameters, options.translation_weight)
     prior = depth_prior_term(problem, parameters, initial_log_depth)
     total = point + options.temporal_weight * temporal + options.depth_prior_weight * prior
-    if with_flow and options.flow_weight and flow[0] + flow[1] <= options.flow_limit:
+    if flow[0] + flow[1] <= options.flow_limit:
         total = total + options.flow_weight * (flow[0] + flow[1])
     return Terms(point, flow, temporal, prior, total)
 
@@ -225,7 +225,7 @@ def adam(problem: Problem, start: Parameters, options: Options) -> Optimised:
         loss = objective(problem, parameters, options, start.log_depth, with_flow).total
         loss.backward()
         optimiser.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
         rates.append(rate)
     final = replace(parameters, **{f.name: getattr(parameters, f.name).detach() for f in fields(parameters)})
     return Optimised(final, torch.tensor(losses), torch.tensor(rates))

@@ -11,7 +11,7 @@ from easi3r_ros.core.alignment.solver_evaluate import Evaluation, Evaluator, Mem
 from easi3r_ros.core.alignment.solver_state import State
 from easi3r_ros.core.alignment.solver_system import factorise, gauss_newton
 
-COARSE_TOLERANCE = 3e-3  # relative: the optimum of so few pixels is no better than this on all
+COARSE_TOLERANCE = 5e-3  # relative: the optimum of so few pixels is no better than this on all
 MAX_STEPS = 20  # per level
 WORSE = 1e-6  # relative growth of the objective that is more than rounding
 SLOW = 0.2  # a step that promises more than this share of what the one before it did
@@ -30,6 +30,7 @@ class Descent:
     noise: float = float("nan")  # see Evaluation.noise
     damping: float = LEAST_DAMPING
     passes: int = 0
+    _factor: tuple[torch.Tensor, float, torch.Tensor] | None = None  # of which curvature, with which damping
 
     def run(self, state: State, memory: Memory) -> Evaluation:
         """The bottom on the finest level. Raises ValueError if the pairs do not determine poses at all."""
@@ -44,8 +45,12 @@ class Descent:
     def factor(self) -> torch.Tensor:
         """Cholesky, of the newest curvature, damped as far as necessary. Raises ValueError if nothing helps."""
         while self.damping <= MOST_DAMPING:
+            known = self._factor
+            if known is not None and known[0] is self.curvature and known[1] == self.damping:
+                return known[2]
             factor = factorise(self.levels[0].layout, self.curvature, self.damping)
             if factor is not None:
+                self._factor = self.curvature, self.damping, factor
                 return factor
             self.damping *= DAMPING_GROWTH
         raise ValueError("the pairs do not determine poses: nothing static is left in them, or no confidence")

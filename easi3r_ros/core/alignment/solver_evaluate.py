@@ -203,7 +203,7 @@ class _Sums:
         if depth is None:
             depth = settle(tile, first_depth(tile), None, FIRST_SWEEPS)
         flow = None if tile.flow is None else flow_term.linearise(tile.flow, depth)
-        linear = linearise(tile, settle(tile, depth, flow, SWEEPS), flow)
+        linear = linearise(tile, settle(tile, depth, flow, SWEEPS if self.order != Order.GRADIENT else 0), flow)
         self.depth[part] = best = linear.least_squares_depth()
         weight = linear.weight * tile.static
         self.point += float((weight * linear.squared).sum())
@@ -237,5 +237,5 @@ class _Sums:
 
     @property
     def noise(self) -> float:
-        """Of an M-estimator (Huber 1964): mean squared score over mean curvature; the residuals point anywhere in 3D."""
+        """Of an M-estimator (Huber 1964): mean squared score over mean curvature; residuals point anywhere in 3D."""
         return self.scores / (3.0 * CURVATURE * self.stiffness) if self.stiffness else float("nan")

@@ -145,7 +145,6 @@ def gauss_newton(factor: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
 
 def pose_covariance(layout: Layout, factor: torch.Tensor) -> torch.Tensor:
     """(T, 6, 6) inverse of the curvature, the blocks of the frames' twists; zero for the first, which is held."""
-    rows = torch.eye(len(factor), 6 * (layout.frames - 1), dtype=factor.dtype)
-    inverse = torch.cholesky_solve(rows, factor)[: 6 * (layout.frames - 1)]
-    blocks = inverse.unflatten(0, (-1, 6)).unflatten(2, (-1, 6)).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-    return torch.cat([torch.zeros(1, 6, 6, dtype=factor.dtype), blocks])
+    columns = torch.eye(len(factor), 6 * (layout.frames - 1), dtype=factor.dtype)
+    half = torch.linalg.solve_triangular(factor, columns, upper=False).unflatten(1, (-1, 6)).transpose(0, 1)
+    return torch.cat([torch.zeros(1, 6, 6, dtype=factor.dtype), half.mT @ half])
