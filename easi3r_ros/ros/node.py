@@ -41,7 +41,7 @@ class Easi3rNode(LifecycleNode):
         self._engine: Engine | None = None
         self._outputs: Outputs | None = None
         self._stream: Stream | None = None
-        self._warned_silent = False
+        self._why_silent = ""
         self._throttle = Throttle(_REPEAT_SECONDS)
         self._log_handler = RosLogHandler(self.get_logger())
         logging.getLogger("easi3r_ros").addHandler(self._log_handler)
@@ -193,14 +193,14 @@ class Easi3rNode(LifecycleNode):
         self._diagnostics.publish(message)
 
     def _warn_if_silent(self, stream: Stream) -> bool:
-        """Whether no images come; the warning is given once per silence."""
+        """Whether no images come; the warning is given once per silence, and again if its cause turns out another."""
         timeout = self._parameters_guard.settings.node.image_timeout
-        silent = stream.silent(timeout)
-        if silent and not self._warned_silent:
+        why = stream.why_silent() if stream.silent(timeout) else ""
+        if why and why != self._why_silent:
             # Past the throttle, which would swallow the second of two silences.
-            self.get_logger().warning(f"no images on '{stream.topics.image}' for {timeout:g} s: {stream.why_silent()}")
-        self._warned_silent = silent
-        return silent
+            self.get_logger().warning(f"no images on '{stream.topics.image}' for {timeout:g} s: {why}")
+        self._why_silent = why
+        return bool(why)
 
     def _warn(self, text: str) -> None:
         if self.context.ok() and self._throttle.allows(text):
