@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from easi3r_ros.eval import golden_pair, golden_window
+from easi3r_ros.eval import golden_align, golden_pair, golden_window
 
 TOLERANCE = 1e-4  # rtol and atol, float32
 Arrays = Mapping[str, np.ndarray]
@@ -31,7 +31,9 @@ class Check:
 
     file: str
     quantity: str
-    max_error: float  # largest |difference| / (1 + |recorded|), which is at most t exactly if allclose(rtol=t, atol=t)
+    # Largest |difference| / (1 + |recorded|), which is at most t exactly if allclose(rtol=t, atol=t); see golden_align
+    # for alignments.
+    max_error: float
     tolerance: float
     passed: bool
 
@@ -54,7 +56,11 @@ def verify_file(path: Path, notify: Callable[[str], None] = print) -> list[Check
     for kind in (golden_pair, golden_window):
         if kind.recognises(recorded):
             return list(_compared(path.name, recorded, kind.recompute(recorded, TOLERANCE), kind.INPUTS, notify))
-    raise GoldenError(f"{path} holds none of the known kinds of golden data: an image pair, a window of frames")
+    if golden_align.recognises(recorded):
+        return list(_measured(path, recorded))
+    raise GoldenError(
+        f"{path} holds none of the known kinds of golden data: an image pair, a window of frames, alignments"
+    )
 
 
 def max_error(ours: np.ndarray, recorded: np.ndarray) -> float:
@@ -80,6 +86,14 @@ def _compared(
             continue
         error = max_error(value, recorded[name])
         yield Check(file, name, error, TOLERANCE, error <= TOLERANCE)
+
+
+def _measured(path: Path, recorded: Arrays) -> Iterator[Check]:
+    try:
+        for quantity, error, allowed in golden_align.measure(recorded, TOLERANCE):
+            yield Check(path.name, quantity, error, allowed, error <= allowed)
+    except KeyError as error:
+        raise GoldenError(f"{path} is incomplete: it has no {error}") from error
 
 
 def _sampled(name: str, ours: Arrays, recorded: Arrays) -> np.ndarray | None:
@@ -110,8 +124,6 @@ def _load(path: Path) -> dict[str, np.ndarray]:
 
 
 def _not_covered(recorded: Arrays) -> str:
-    if {"gt_c2w", "pts3d_i", "mst_edges"} <= recorded.keys():
-        return "global alignment"
     if any(name.startswith(("traj/", "mask/", "points/", "depth/")) for name in recorded):
         return "metrics"
     return ""

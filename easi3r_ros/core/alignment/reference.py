@@ -81,8 +81,8 @@ class Terms:
 @dataclass(frozen=True)
 class Optimised:
     parameters: Parameters
-    losses: torch.Tensor  # (iterations,) objective before each step
-    rates: torch.Tensor = field(repr=False)  # (iterations,) learning rate of each step
+    losses: torch.Tensor  # (steps,) objective before each step
+    rates: torch.Tensor = field(repr=False)  # (steps,) learning rate of each step
 
 
 def rotation_matrix(quaternion: torch.Tensor) -> torch.Tensor:
@@ -211,12 +211,15 @@ def depth_prior_term(problem: Problem, parameters: Parameters, initial_log_depth
     return ((1.0 + problem.masks.to(change)) * change.square()).mean(dim=(1, 2)).mean()
 
 
-def adam(problem: Problem, start: Parameters, options: Options) -> Optimised:
-    """The published optimiser: Adam with betas (0.9, 0.9) and a falling rate, flow from 10 % of the iterations on."""
+def adam(problem: Problem, start: Parameters, options: Options, steps: int | None = None) -> Optimised:
+    """The published optimiser: Adam with betas (0.9, 0.9) and a falling rate, flow from 10 % of the iterations on.
+
+    steps: only so many of `options.iterations`; None: all.
+    """
     parameters = Parameters(*(tensor.detach().clone().requires_grad_() for tensor in start.tensors()))
     optimiser = torch.optim.Adam(parameters.tensors(), lr=options.learning_rate, betas=(0.9, 0.9))
     losses, rates = [], []
-    for step in range(options.iterations):
+    for step in range(options.iterations if steps is None else steps):
         rate = _learning_rate(options, step / options.iterations)
         for group in optimiser.param_groups:
             group["lr"] = rate

@@ -7,7 +7,7 @@ only ever comes from some of them; the full resolution contributes its gradient,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ class SolverOptions:
     # * d^2 of the point term. The objective hardly notices, but a frame's focal length and its distance to the scene
     # are nearly the same to it.
     focal_prior: float = 0.4
-    tolerance: float = 4e-5  # relative to the objective: a step that promises less is the last
+    tolerance: float = 3e-6  # relative to the objective: a step that promises less is the last
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,25 +62,33 @@ def solve(
     Raises ValueError if a frame is in no pair, if the pairs do not connect all frames or do not determine their poses,
     or if the flow term is on and the problem has no flow.
     """
-    options = options or SolverOptions()
+    with torch.inference_mode():
+        solution = _solve(problem, options or SolverOptions(), start)
+    # Clones can take part in a later gradient, tensors made in inference mode cannot.
+    parameters = reference.Parameters(*(tensor.clone() for tensor in solution.parameters.tensors()))
+    return replace(solution, depth=solution.depth.clone(), parameters=parameters)
+
+
+def _solve(problem: reference.Problem, options: SolverOptions, start: reference.Parameters | None) -> Solution:
     observations = _observe(problem, options)
     strides = _strides(observations.pixels)
     state, depth, initial = _start(problem, options, start, strides[0])
     layout = Layout(problem.frames, 0 if options.K is not None else len(state.focal), len(problem.edges))
     floor, focal = DISTANCE_FLOOR * float(depth.median()), float(state.focal.log().mean().exp())
 
-    def level(stride: int, initial_log_depth: torch.Tensor | None) -> Evaluator:
-        shape = observations.shape
-        thinned = None if initial_log_depth is None else thin(initial_log_depth, shape, stride)
-        pixels = subsample(observations, stride)
-        return Evaluator(pixels, options.objective, options.focal_prior, focal, layout, floor, thinned)
+    def evaluator(pixels: Observations, initial_log_depth: torch.Tensor | None) -> Evaluator:
+        return Evaluator(pixels, options.objective, options.focal_prior, focal, layout, floor, initial_log_depth)
+
+    def level(stride: int) -> Evaluator:
+        thinned = None if initial is None else thin(initial, observations.shape, stride)
+        return evaluator(subsample(observations, stride), thinned)
 
     memory = no_memory(observations)
     if not options.objective.depth_prior_weight:
         initial = None
-    elif initial is None:
-        initial = level(1, None)(state, memory).depth.log()
-    descent = Descent([level(stride, initial) for stride in strides], options.tolerance)
+    elif initial is None:  # the best depth at the poses to start from; flow does not count yet
+        initial = evaluator(replace(observations, flow=None), None)(state, memory).depth.log()
+    descent = Descent([level(stride) for stride in strides], options.tolerance)
     return _solution(options, descent.run(state, memory), descent)
 
 

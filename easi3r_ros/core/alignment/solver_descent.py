@@ -11,7 +11,7 @@ from easi3r_ros.core.alignment.solver_evaluate import Evaluation, Evaluator, Mem
 from easi3r_ros.core.alignment.solver_state import State
 from easi3r_ros.core.alignment.solver_system import factorise, gauss_newton
 
-COARSE_TOLERANCE = 5e-3  # relative: the optimum of so few pixels is no better than this on all
+COARSE_TOLERANCE = 3e-3  # relative: the optimum of so few pixels is no better than this on all
 MAX_STEPS = 20  # per level
 WORSE = 1e-6  # relative growth of the objective that is more than rounding
 SLOW = 0.2  # a step that promises more than this share of what the one before it did

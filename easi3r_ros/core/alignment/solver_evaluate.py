@@ -22,9 +22,11 @@ from easi3r_ros.core.alignment.solver_tile import (
     Part,
     Tile,
     Weighting,
+    counting,
     first_depth,
     linearise,
     settle,
+    snap,
     tiles,
 )
 
@@ -179,8 +181,9 @@ class _Sums:
     curvature: torch.Tensor  # (T, L, L) float64
     couplings: list[tuple[Part, torch.Tensor, Curvature]]
     flow: torch.Tensor  # (2, 2), see solver_flow.statistics
+    share: float  # see Observations
     point: float = 0.0
-    scores: float = 0.0  # sum of squared weights
+    scores: float = 0.0  # sum of squared weights, as of all pixels
     stiffness: float = 0.0  # sum of weights as least squares
 
     @staticmethod
@@ -196,6 +199,7 @@ class _Sums:
             curvature=torch.zeros(frames, size, size, dtype=torch.float64),
             couplings=[],
             flow=torch.zeros(2, 2, dtype=torch.float64),
+            share=observations.share,
         )
 
     def add(self, part: Part, tile: Tile, depth: torch.Tensor | None) -> None:
@@ -203,9 +207,12 @@ class _Sums:
         if depth is None:
             depth = settle(tile, first_depth(tile), None, FIRST_SWEEPS)
         flow = None if tile.flow is None else flow_term.linearise(tile.flow, depth)
-        linear = linearise(tile, settle(tile, depth, flow, SWEEPS if self.order != Order.GRADIENT else 0), flow)
+        depth = settle(tile, depth, flow, SWEEPS)
+        if self.order == Order.VALUE:  # the last pass
+            depth = snap(tile, depth, flow)
+        linear = linearise(tile, depth, flow)
         self.depth[part] = best = linear.least_squares_depth()
-        weight = linear.weight * tile.static
+        weight = counting(tile, linear.weight)
         self.point += float((weight * linear.squared).sum())
         if flow is not None:
             self.flow += flow_term.statistics(tile.flow, flow).cpu()
@@ -216,7 +223,7 @@ class _Sums:
             self.focal_gradient[rows] += slopes.focal.cpu()
         if self.order == Order.CURVATURE:
             self._bend(part, tile, flow, best)
-            self.scores += float((tile.weight * tile.static).square().sum())
+            self.scores += float(counting(tile, tile.weight).square().sum()) / self.share
             self.stiffness += float(weight.sum())
 
     def _bend(self, part: Part, tile: Tile, flow: flow_term.FlowLinear | None, depth: torch.Tensor) -> None:

@@ -13,7 +13,7 @@ import torch
 from easi3r_ros.core.alignment import solver_flow as flow_term
 from easi3r_ros.core.alignment import solver_point as point_term
 from easi3r_ros.core.alignment.solver_flow import FlowLinear
-from easi3r_ros.core.alignment.solver_tile import CURVATURE, Tile, linearise
+from easi3r_ros.core.alignment.solver_tile import CURVATURE, Tile, counting, linearise
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Curvature:
 def curvature(tile: Tile, depth: torch.Tensor, flow: FlowLinear | None) -> Curvature:
     """At depth (t, n)."""
     linear = linearise(tile, depth, flow)
-    weight = CURVATURE * linear.weight * tile.static
+    weight = CURVATURE * counting(tile, linear.weight)
     slots, flows = tile.foot.shape[1], 0 if flow is None else flow.residual.shape[1]
     size = 7 * (slots + flows) + 1
     matrix = torch.zeros(len(depth), size, size, dtype=torch.float64, device=depth.device)

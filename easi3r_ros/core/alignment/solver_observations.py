@@ -34,6 +34,7 @@ class Observations:
     aspect: float  # fy / fx
     flow: FlowObservations | None
     shape: tuple[int, int]  # (h, w) of these planes
+    share: float = 1.0  # pixels of the images per pixel here
 
     @property
     def pixels(self) -> int:
@@ -87,14 +88,16 @@ def subsample(observations: Observations, stride: int) -> Observations:
         return observations
     shape, flow = observations.shape, observations.flow
     grid = thin(observations.grid, shape, stride)
+    share = observations.pixels / grid.shape[1]
     return replace(
         observations,
         points=thin(observations.points, shape, stride),
-        weight=thin(observations.weight, shape, stride) * (observations.pixels / grid.shape[1]),
+        weight=thin(observations.weight, shape, stride) * share,
         movers=thin(observations.movers, shape, stride),
         grid=grid,
         flow=None if flow is None else replace(flow, vectors=thin(flow.vectors, shape, stride)),
         shape=tuple(len(range(stride // 2, side, stride)) for side in shape),
+        share=share,
     )
 
 

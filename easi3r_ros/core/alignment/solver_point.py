@@ -11,14 +11,16 @@ import torch
 from easi3r_ros.core.geometry import hat
 
 
-def foot_points(predicted: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def foot_points(
+    predicted: torch.Tensor, x: torch.Tensor, y: torch.Tensor, ray2: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Depth at which a pixel's ray comes nearest to a predicted point, and the squared distance there.
 
-    predicted: (t, K, 3, n); x, y: (t, 1, n), the ray is (x, y, 1). Returns twice (t, K, n). From these the distance at
-    any depth follows without cancellation.
+    predicted: (t, K, 3, n); x, y: (t, 1, n), the ray is (x, y, 1); ray2: (t, 1, n) its squared length. Returns twice
+    (t, K, n). From these the distance at any depth follows without cancellation.
     """
     X, Y, Z = predicted.unbind(2)
-    foot = torch.addcmul(Z, X, x).addcmul_(Y, y).div_(x * x + y * y + 1.0)
+    foot = torch.addcmul(Z, X, x).addcmul_(Y, y).div_(ray2)
     miss = torch.addcmul(X, foot, x, value=-1.0).square_()
     off = torch.addcmul(Y, foot, y, value=-1.0)
     miss.addcmul_(off, off)

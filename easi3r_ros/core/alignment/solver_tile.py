@@ -50,7 +50,7 @@ class Tile:
     foot: torch.Tensor  # (t, K, n) depth at which the ray comes nearest to them
     miss: torch.Tensor  # (t, K, n) squared distance there, never quite zero
     weight: torch.Tensor  # (t, K, n)
-    static: torch.Tensor  # (t, 1, n) share in the point term
+    static: torch.Tensor | None  # (t, 1, n) share in the point term; None: all
     x: torch.Tensor  # (t, 1, n)
     y: torch.Tensor  # (t, 1, n)
     ray2: torch.Tensor  # (t, 1, n) squared length of the ray
@@ -122,7 +122,8 @@ def _tile(o: Observations, cameras: _Cameras, weighting: Weighting, part: Part) 
     points = o.points[rows, :used, :, columns]
     offset, linear = cameras.offset[rows, :used].flatten(0, 1), cameras.linear[rows, :used].flatten(0, 1)
     predicted = torch.baddbmm(offset, linear, points.flatten(0, 1)).unflatten(0, points.shape[:2])
-    foot, miss = point_term.foot_points(predicted, x, y)
+    ray2 = torch.addcmul(x * x + 1.0, y, y)
+    foot, miss = point_term.foot_points(predicted, x, y, ray2)
     miss.add_(weighting.distance_floor**2)
     movers = o.movers[rows, columns]
     return Tile(
@@ -130,10 +131,10 @@ def _tile(o: Observations, cameras: _Cameras, weighting: Weighting, part: Part) 
         foot=foot,
         miss=miss,
         weight=o.weight[rows, :used, columns],
-        static=(1.0 - movers if weighting.static else torch.ones_like(movers))[:, None],
+        static=(1.0 - movers)[:, None] if weighting.static else None,
         x=x,
         y=y,
-        ray2=x * x + y * y + 1.0,
+        ray2=ray2,
         distance_floor=weighting.distance_floor,
         flow=None if o.flow is None else _flow_tile(o, cameras, weighting, x, y, part),
         prior=None if weighting.prior is None else _prior_of(weighting.prior, part),
@@ -167,6 +168,11 @@ def _prior_of(prior: DepthPrior, part: Part) -> DepthPrior:
     return DepthPrior(prior.weight, prior.log_depth[rows, columns], prior.mean[rows], prior.pull[rows])
 
 
+def counting(tile: Tile, weight: torch.Tensor) -> torch.Tensor:
+    """(t, K, n) weights of pixels that count for the poses: every pixel has a depth, movers may have no say."""
+    return weight if tile.static is None else weight * tile.static
+
+
 def first_depth(tile: Tile) -> torch.Tensor:
     """(t, n) mean depth at which the rays come nearest to the pairs' points."""
     return ((tile.weight * tile.foot).sum(1) / tile.weight.sum(1)).clamp(min=tile.distance_floor)
@@ -177,6 +183,37 @@ def settle(tile: Tile, depth: torch.Tensor, flow: FlowLinear | None, sweeps: int
     for _ in range(sweeps):
         depth = linearise(tile, depth, flow).better_depth()
     return depth
+
+
+def snap(tile: Tile, depth: torch.Tensor, flow: FlowLinear | None) -> torch.Tensor:
+    """(t, n) the best of depth and the feet next to it.
+
+    Where pairs disagree along the ray only, the objective has corners there, which re-weighting hardly ever reaches.
+    """
+    off = depth[:, None] - tile.foot
+    below = torch.where(off >= 0, tile.foot, -torch.inf).amax(1)
+    above = torch.where(off <= 0, tile.foot, torch.inf).amin(1)
+    smallest, best = _cost(tile, depth, flow), depth
+    for candidate in (below, above):
+        near = torch.where((candidate > 0.5 * depth) & (candidate < 2.0 * depth), candidate, depth)
+        cost = _cost(tile, near, flow)
+        best = torch.where(cost < smallest, near, best)
+        smallest = torch.minimum(cost, smallest)
+    return best
+
+
+def _cost(tile: Tile, depth: torch.Tensor, flow: FlowLinear | None) -> torch.Tensor:
+    """(t, n) objective of every pixel, whose derivative `linearise` has."""
+    off = depth[:, None] - tile.foot
+    cost = torch.addcmul(tile.miss, off.square_(), tile.ray2).sqrt_().mul_(tile.weight).sum(1)
+    if flow is not None:
+        change = depth - flow.depth
+        cost = cost + change * (flow.slope + 0.5 * flow.stiffness * change)
+    if tile.prior is not None:
+        prior, log_depth = tile.prior, depth.log()
+        change = log_depth - prior.log_depth - prior.mean
+        cost = cost + 0.5 * tile.prior_weight * change.square() - 2.0 * prior.weight * prior.pull * log_depth
+    return cost
 
 
 def linearise(tile: Tile, depth: torch.Tensor, flow: FlowLinear | None) -> Linear:
