@@ -71,6 +71,7 @@ def network_config(arguments: Mapping[str, Any]) -> NetworkConfig:
             patch_size=int(arguments.get("patch_size", 16)),
             mlp_ratio=float(arguments.get("mlp_ratio", 4)),
             rope_base=float(base[1]),
+            motion_head=bool(arguments.get("motion_head", False)),
         )
     except (TypeError, ValueError) as error:
         raise ArgumentError(str(error)) from error
@@ -78,17 +79,36 @@ def network_config(arguments: Mapping[str, Any]) -> NetworkConfig:
 
 def constructor_text(config: NetworkConfig) -> str:
     """The inverse of the two functions above, as published checkpoints write it."""
-    sizes = ", ".join(f"{theirs}={getattr(config, ours)}" for theirs, ours in SIZES.items())
-    return (
-        f"AsymmetricCroCo3DStereo(pos_embed='RoPE{config.rope_base:g}', img_size={config.image_size}, "
-        f"patch_size={config.patch_size}, head_type='{config.head}', output_mode='pts3d', "
-        f"depth_mode=('exp', -inf, inf), conf_mode=('exp', 1, inf), mlp_ratio={config.mlp_ratio:g}, {sizes})"
-    )
+    keywords = ", ".join(f"{name}={_source(value)}" for name, value in constructor_arguments(config).items())
+    return f"AsymmetricCroCo3DStereo({keywords})"
+
+
+def constructor_arguments(config: NetworkConfig) -> dict[str, Any]:
+    """The inverse of `network_config`, as a config.json holds it."""
+    arguments = {
+        "pos_embed": f"RoPE{config.rope_base:g}",
+        "img_size": list(config.image_size),
+        "patch_size": config.patch_size,
+        "head_type": config.head,
+        "output_mode": "pts3d",
+        "depth_mode": ["exp", "-inf", "inf"],
+        "conf_mode": ["exp", 1, "inf"],
+        "mlp_ratio": config.mlp_ratio,
+    }
+    arguments |= {theirs: getattr(config, ours) for theirs, ours in SIZES.items()}
+    return arguments | ({"motion_head": True} if config.motion_head else {})
+
+
+def _source(value: Any) -> str:
+    """As Python source; the infinities, which JSON has no number for, as bare names."""
+    if isinstance(value, list):
+        return f"({', '.join(_source(item) for item in value)})"
+    return value if value in ("inf", "-inf") else repr(value)
 
 
 def _check_modes(arguments: Mapping[str, Any]) -> None:
     known = {*SIZES, *WITHOUT_EFFECT, "head_type", "pos_embed", "img_size", "patch_size", "mlp_ratio"}
-    known |= {*MODES, "norm_im2_in_dec"}
+    known |= {*MODES, "norm_im2_in_dec", "motion_head"}
     if unknown := sorted(set(arguments) - known):
         log.warning("checkpoint: unknown constructor arguments are ignored: %s", ", ".join(unknown))
     for name, supported in MODES.items():

@@ -29,13 +29,13 @@ def pointmap(raw: Tensor) -> tuple[Tensor, Tensor]:
 class LinearHead(nn.Module):
     """One linear layer per token; its outputs are the pixels of the patch."""
 
-    def __init__(self, width: int, patch_size: int):
+    def __init__(self, width: int, patch_size: int, channels: int = RAW_CHANNELS):
         super().__init__()
         self.patch_size = patch_size
-        self.proj = nn.Linear(width, RAW_CHANNELS * patch_size**2)
+        self.proj = nn.Linear(width, channels * patch_size**2)
 
     def forward(self, levels: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
-        """The last of `levels` (B, N, C) -> (B, 4, h, w)."""
+        """The last of `levels` (B, N, C) -> (B, channels, h, w)."""
         return F.pixel_shuffle(as_map(self.proj(levels[-1]), grid), self.patch_size)
 
 

@@ -1,0 +1,1 @@
+"""Training of the embedded network `tiny` on rendered scenes alone (docs/tiny.md)."""

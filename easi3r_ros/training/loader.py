@@ -1,0 +1,66 @@
+"""Batches of training pairs without end, rendered by worker processes beside the training or on its own device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from easi3r_ros.synthetic.training import training_views
+from easi3r_ros.training.pairs import TrainingPairs, training_pairs
+from easi3r_ros.training.plan import Stage, TrainingPlan
+
+SHAPES = ((1.0, 0.75, 0.6), (1.0, 0.5625, 0.25), (0.75, 1.0, 0.15))  # width and height in long sides, share
+
+
+class Shards(IterableDataset):
+    """Shard number n holds the same pairs in the same order whenever it is made."""
+
+    def __init__(self, plan: TrainingPlan, stage: Stage, first: int, device: torch.device):
+        self.plan, self.stage, self.first, self.device = plan, stage, first, device
+
+    def __iter__(self) -> Iterator[tuple[int, TrainingPairs]]:
+        """(shard number, batch)."""
+        worker = get_worker_info()
+        start, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        if worker is not None:
+            torch.set_num_threads(1)
+        shard = self.first + start
+        while True:
+            pairs = self._shard(shard)
+            order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(shard)).to(pairs.K.device)
+            for rows in order.split(self.stage.batch):
+                if len(rows) == self.stage.batch:
+                    yield shard, pairs.select(rows)
+            shard += step
+
+    @torch.no_grad()
+    def _shard(self, shard: int) -> TrainingPairs:
+        plan = self.plan
+        generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + shard)
+        size = image_size(self.stage.long_side, plan.network.patch_size, generator)
+        seed = int(torch.randint(1_000_000_000, (), generator=generator))
+        views = training_views(seed, plan.scenes_per_shard, plan.views_per_scene, size, device=self.device)
+        edges: list[tuple[int, int]] = []
+        for _ in range(plan.rounds_per_shard):
+            order = torch.randperm(plan.views_per_scene, generator=generator).tolist()
+            edges += zip(order[::2], order[1::2], strict=True)
+        return training_pairs(views, edges, plan.network.patch_size)
+
+
+def image_size(long_side: int, patch: int, generator: torch.Generator) -> tuple[int, int]:
+    """(w, h) of a random aspect ratio, in whole patches."""
+    shares = torch.tensor([share for *_, share in SHAPES])
+    width, height, _ = SHAPES[int(torch.multinomial(shares, 1, generator=generator))]
+    return round(width * long_side / patch) * patch, round(height * long_side / patch) * patch
+
+
+def batches(
+    plan: TrainingPlan, stage: Stage, first: int, device: torch.device, workers: int
+) -> Iterator[tuple[int, TrainingPairs]]:
+    """(shard number, batch) from shard `first` on. workers: rendering processes; 0: render in this one, on `device`."""
+    shards = Shards(plan, stage, first, torch.device("cpu") if workers else device)
+    if not workers:
+        return iter(shards)
+    return iter(DataLoader(shards, batch_size=None, num_workers=workers, prefetch_factor=6))
