@@ -28,7 +28,7 @@ from easi3r_ros.core.alignment.reference import Options, Parameters, Problem
 from easi3r_ros.core.alignment.solver import SolverOptions, solve
 from easi3r_ros.core.alignment.solver_state import from_parameters
 from easi3r_ros.core.geometry import invert_se3, transform
-from easi3r_ros.eval.alignment_bench import objective, published_start, trajectory_errors, twin_rows
+from easi3r_ros.eval.alignment_bench import objective, published_start, trajectory_errors
 from easi3r_ros.eval.alignment_twins import box_room, preset_twin
 
 SHAPE = (32, 48)
@@ -95,15 +95,7 @@ def test_optimum_does_not_depend_on_rounding_or_the_start(options):
         values.append(objective(scene.problem, options, solution.parameters, start))
     assert np.ptp(values) < 1e-5 * min(values)
     tight = solve(scene.problem, SolverOptions(options, tolerance=1e-8))
-    assert min(values) < (1 + 5e-6) * objective(scene.problem, options, tight.parameters, start)
-
-
-def test_better_than_adam_on_another_scene():
-    scene = box_room(seed=6, frames=6, size=(48, 32))
-    no_flow, flow, unmasked = twin_rows([scene], iterations=100)
-    assert [row.name.split(", ", 1)[1] for row in (no_flow, flow, unmasked)] == ["no flow", "flow", "flow, no masks"]
-    for row in (no_flow, flow, unmasked):
-        assert row.objective < 1.0 and 0 < row.ate < 1.2 and row.speed > 10 and row.passes > 3
+    assert max(values) < (1 + 1e-5) * objective(scene.problem, options, tight.parameters, start)
 
 
 def test_flow_helps():

@@ -6,8 +6,8 @@ import torch
 from helpers_classical import ROOM, WALKER, K, angle, angle_between, network_input, pose, render
 
 from easi3r_ros.core.backbones.classical import ClassicalBackbone
-from easi3r_ros.core.backbones.classical.flow import FlowEstimator
 from easi3r_ros.core.geometry import focal_from_pointmap, weighted_procrustes
+from easi3r_ros.core.two_view.flow import FlowEstimator
 
 STEP = pose((0.12, -0.02, 0.05), (0.004, -0.012, 0.003))  # world_from_cam of the second frame; about 5 pixels of flow
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from easi3r_ros.core.backbones.classical.depth import dense_inverse_depth, fill, static_weight
-from easi3r_ros.core.backbones.classical.evidence import depth_violation, plausible_range
-from easi3r_ros.core.backbones.classical.search import hemisphere
+from easi3r_ros.core.two_view.evidence import depth_violation, plausible_range
+from easi3r_ros.core.two_view.search import hemisphere
 
 SHAPE = (60, 80)
 

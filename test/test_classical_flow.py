@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers_classical import texture
 
-from easi3r_ros.core.backbones.classical.flow import (
+from easi3r_ros.core.two_view.flow import (
     FlowEstimator,
     flow_information,
     node_pixels,

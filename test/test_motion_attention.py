@@ -60,7 +60,7 @@ def test_what_moves_is_masked(mode, scope):
         assert overlap > 0.7
         assert torch.equal(motion.mask, motion.probability > 0.5)
         assert motion.probability.min() >= 0 and motion.probability.max() <= 1
-        assert motion.evidence["attention/refined"].shape == GRID
+        assert motion.evidence["attention"].shape == GRID
 
 
 def test_equation_9():

@@ -7,8 +7,9 @@ from helpers_classical import ROOM, WALKER, network_input, pose, render
 
 from easi3r_ros.core.backbones.classical import ClassicalBackbone
 from easi3r_ros.core.config import MotionConfig
-from easi3r_ros.core.motion import build_cue
-from easi3r_ros.core.motion.geometry import GeometryCue, evidence_of, follow_edges, fused_log_odds, without_specks
+from easi3r_ros.core.motion import MotionCue, build_cue
+from easi3r_ros.core.motion.geometry import GeometryOdds, fused_log_odds
+from easi3r_ros.core.motion.masks import follow_edges, without_specks
 from easi3r_ros.core.types import Features, PairEvidence, PairMotion
 
 SHAPE = (96, 128)
@@ -36,6 +37,10 @@ def pair(a: torch.Tensor, b: torch.Tensor) -> PairEvidence:
     return PairEvidence(motion=PairMotion(a, b))
 
 
+def geometry_cue(**settings) -> MotionCue:
+    return build_cue(MotionConfig(cue="geometry", **settings), has_attention=False)
+
+
 def overlap(mask: torch.Tensor, truth: np.ndarray) -> float:
     return float((mask.numpy() & truth).sum() / (mask.numpy() | truth).sum())
 
@@ -47,7 +52,7 @@ def block_mask() -> np.ndarray:
 
 
 def test_a_static_scene_has_an_empty_mask():
-    cue = GeometryCue(MotionConfig())
+    cue = geometry_cue()
     evidence = {(1, 0): pair(noise(1), noise(2)), (2, 0): pair(noise(3), noise(4)), (2, 1): pair(noise(5), noise(6))}
     for estimate in cue.estimate(features(0, 1, 2), evidence).values():
         assert not estimate.mask.any()
@@ -55,7 +60,7 @@ def test_a_static_scene_has_an_empty_mask():
 
 
 def test_a_mover_is_masked_where_it_is():
-    estimate = GeometryCue(MotionConfig()).estimate(features(0, 1), {(1, 0): pair(with_block(1), noise(2))})
+    estimate = geometry_cue().estimate(features(0, 1), {(1, 0): pair(with_block(1), noise(2))})
     assert overlap(estimate[1].mask, block_mask()) > 0.85
     assert not estimate[0].mask.any()
     assert estimate[1].probability.min() >= 0 and estimate[1].probability.max() <= 1
@@ -99,7 +104,7 @@ def test_borders_follow_the_image():
 def test_threshold_is_the_configured_one():
     evidence = {(1, 0): pair(with_block(1, sigmas=14.0), noise(2))}
     areas = [
-        float(GeometryCue(MotionConfig(threshold=t)).estimate(features(0, 1), evidence)[1].mask.float().mean())
+        float(geometry_cue(threshold=t).estimate(features(0, 1), evidence)[1].mask.float().mean())
         for t in (0.3, 0.5, 0.95)
     ]
     assert areas[0] >= areas[1] > 0 == areas[2]
@@ -107,19 +112,19 @@ def test_threshold_is_the_configured_one():
 
 def test_both_orders_of_a_pair_count_once():
     mine, other = with_block(1), noise(2)
-    maps = evidence_of(1, {(1, 0): pair(mine, other), (0, 1): pair(other, mine), (2, 0): pair(other, other)})
+    maps = GeometryOdds().maps_of(1, {(1, 0): pair(mine, other), (0, 1): pair(other, mine), (2, 0): pair(other, other)})
     assert len(maps) == 1 and maps[0] is mine
 
 
 def test_frames_without_evidence_are_absent():
-    cue = GeometryCue(MotionConfig())
+    cue = geometry_cue()
     assert cue.estimate(features(0), {}) == {}
     assert cue.estimate(features(0, 1), {(1, 0): PairEvidence()}) == {}
     assert set(cue.estimate(features(0, 1, 2), {(1, 0): pair(noise(1), noise(2))})) == {0, 1}
 
 
 def test_only_new_evidence_is_computed_again():
-    cue = GeometryCue(MotionConfig())
+    cue = geometry_cue()
     evidence = {(1, 0): pair(noise(1), noise(2))}
     before = cue.estimate(features(0, 1), evidence)
     evidence[2, 1] = pair(with_block(3), with_block(4))
@@ -132,14 +137,10 @@ def test_only_new_evidence_is_computed_again():
     assert cue.estimate(features(0, 1), evidence)[0] is not before[0]
 
 
-def test_it_is_the_cue_of_backbones_without_attention():
-    assert isinstance(build_cue(MotionConfig(), has_attention=False), GeometryCue)
-
-
 @pytest.mark.parametrize("speed", [0.0, 0.07])
 def test_with_the_classical_backbone(speed):
     """A walker in front of a moving camera is masked; standing still, it is not."""
-    backbone, cue = ClassicalBackbone(), GeometryCue(MotionConfig())
+    backbone, cue = ClassicalBackbone(), geometry_cue()
     window, evidence = {}, {}
     for i in range(4):
         image, _, seen = render(

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from easi3r_ros import __version__
-from easi3r_ros.cli import bench, demo, doctor, play, run, train, verify, weights
+from easi3r_ros.cli import bench, demo, doctor, evaluate, play, run, train, verify, weights
 from easi3r_ros.core.config import ConfigError
 
 USER_ERROR = 2
@@ -45,6 +45,7 @@ app.command()(play.play)
 app.command()(verify.verify)
 app.add_typer(weights.app, name="weights")
 app.add_typer(bench.app, name="bench")
+app.add_typer(evaluate.app, name="eval")
 app.command()(demo.demo)
 app.command()(train.train)
 app.command()(doctor.doctor)

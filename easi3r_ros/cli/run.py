@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from easi3r_ros.core.alignment.offline import GlobalAlignment
     from easi3r_ros.core.config import PipelineConfig
     from easi3r_ros.io.run import Summary
 
@@ -36,28 +37,46 @@ def run(
     bag: Annotated[bool, typer.Option(help="A rosbag2 with the node's topics.")] = True,
     clouds_every: Annotated[int, typer.Option(min=1, help="Of how many frames one becomes a PLY cloud.")] = 5,
     overwrite: Annotated[bool, typer.Option(help="Replace what an earlier run left in the folder.")] = False,
+    globally: Annotated[
+        bool,
+        typer.Option(
+            "--global",
+            help="Align all frames at once before anything is written: better poses, depth scaled to them, one focal "
+            "length. Reads INPUT twice; masks stay the same; loops are not closed.",
+        ),
+    ] = False,
 ) -> None:
     """Process every frame of a recording, in order, and write masks, poses, clouds, an overlay video and a bag."""
+    from functools import partial
+
     from easi3r_ros.cli.progress import frame_progress
+    from easi3r_ros.core.alignment.journal import PairJournal
     from easi3r_ros.core.backbones import suit_threads
     from easi3r_ros.core.pipeline import Pipeline
     from easi3r_ros.io import open_source
     from easi3r_ros.io.run import open_writers, prepare_folder, write_summary
     from easi3r_ros.io.run import run as run_pipeline
+    from easi3r_ros.io.run_global import run_globally
     from easi3r_ros.ros.status import BackboneInfo
 
     chosen = {"masks": masks, "trajectory": trajectory, "clouds": clouds, "video": video, "bag": bag}
     settings = _config(config, checkpoint, device, assignments or [])
     with open_source(source, topic=topic, rate=rate, camera_info=camera_info) as frames:
-        pipeline = Pipeline(settings)
+        journal = PairJournal() if globally else None
+        pipeline = Pipeline(settings, journal=journal)
         suit_threads(pipeline.backbone)
         backbone = BackboneInfo(pipeline.backbone.name, settings.backbone.checkpoint)
         prepare_folder(out, overwrite)
         _say_backbone(backbone.name, settings)
-        writers = open_writers(out, [k for k, v in chosen.items() if v], frames, settings, backbone, clouds_every)
-        total = min((n for n in (frames.length, max_frames) if n is not None), default=None)
-        with frame_progress(total) as on_result:
-            summary = run_pipeline(frames, pipeline, writers, max_frames, on_result)
+        outputs = [name for name, wanted in chosen.items() if wanted]
+        writers = partial(open_writers, out, outputs, frames, settings, backbone, clouds_every)
+        progress = partial(frame_progress, min((n for n in (frames.length, max_frames) if n is not None), default=None))
+        if journal is not None:
+            summary, alignment = run_globally(frames, pipeline, journal, writers, out, progress, max_frames)
+            _print_alignment(alignment)
+        else:
+            with progress() as on_result:
+                summary = run_pipeline(frames, pipeline, writers(), max_frames, on_result)
     write_summary(summary, out)
     _print_summary(summary, out)
 
@@ -88,6 +107,13 @@ def _say_backbone(name: str, config: PipelineConfig) -> None:
         typer.echo(f"backbone: {name}, {config.backbone.checkpoint}", err=True)
     else:
         typer.echo(f"backbone: {name}, which needs no checkpoint ('easi3r weights list' shows the networks)", err=True)
+
+
+def _print_alignment(alignment: GlobalAlignment) -> None:
+    typer.echo(
+        f"aligned as a whole: median reprojection error {1e3 * alignment.error_before:.2f} -> "
+        f"{1e3 * alignment.error:.2f} mrad, half of the cameras moved by more than {alignment.moved:.2g} units"
+    )
 
 
 def _print_summary(summary: Summary, out: Path) -> None:

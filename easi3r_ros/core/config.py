@@ -40,8 +40,8 @@ class PreprocessConfig:
 class BackboneConfig:
     name: str = setting(
         "auto",
-        "auto: a network if a checkpoint is given, else classical.",
-        choices=("auto", "classical", "dust3r"),
+        "auto: a network if a checkpoint is given, else classical; tiny: the network that comes with the package.",
+        choices=("auto", "classical", "tiny", "dust3r"),
     )
     checkpoint: str = setting("", "DUSt3R-architecture checkpoint: a .pth, .safetensors or hub folder.")
     device: str = setting("auto", "auto: the first CUDA device if there is one, else cpu.")
@@ -71,8 +71,9 @@ class WindowConfig:
 class MotionConfig:
     cue: str = setting(
         "auto",
-        "Where motion evidence comes from; auto: attention for networks, geometry for the classical backbone.",
-        choices=("auto", "attention", "geometry"),
+        "Where motion evidence comes from. attention: the paper; geometry: flow against the rigid motion; head: the "
+        "network's own; fused: geometry and head or attention; auto: fused for networks, else geometry.",
+        choices=("auto", "attention", "geometry", "head", "fused"),
     )
     mode: str = setting(
         "stream",
@@ -87,7 +88,19 @@ class MotionConfig:
     )
     clusters: int = setting(64, "Attention cue: k of the k-means over encoder tokens (eq. 13).", low=2, high=512)
     threshold: float = setting(
-        0.5, "Geometry cue: probability above which a pixel counts as moving.", low=0.0, high=1.0, live=True
+        0.5,
+        "Probability above which a pixel counts as moving; the attention cue alone finds its own.",
+        low=0.0,
+        high=1.0,
+        live=True,
+    )
+    memory: float = setting(
+        0.0,
+        "Share of the log odds for motion that a frame inherits along the flow from the one before; 0: none. "
+        "Not for the attention cue alone.",
+        low=0.0,
+        high=0.95,
+        live=True,
     )
     second_pass: bool = setting(True, "Decode again with the moving content masked (eq. 10).", live=True)
 

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from easi3r_ros.core.alignment.incremental import IncrementalAligner
+from easi3r_ros.core.alignment.journal import PairJournal
 from easi3r_ros.core.backbones import Backbone, build_backbone
 from easi3r_ros.core.config import PipelineConfig
-from easi3r_ros.core.motion import build_cue
+from easi3r_ros.core.motion import MotionCue, MotionMeter, build_cue
 from easi3r_ros.core.movers import standing_depth
 from easi3r_ros.core.preprocess import camera_intrinsics, prepare, to_camera
 from easi3r_ros.core.types import (
@@ -38,28 +39,31 @@ class FrameSizeChanged(ValueError):
 class Pipeline:
     """Frames in, one result per frame out, in order, from the first frame on. Not thread-safe."""
 
-    def __init__(self, config: PipelineConfig, backbone: Backbone | None = None):
-        """Raises ConfigError or CheckpointError (see `build_backbone`)."""
+    def __init__(self, config: PipelineConfig, backbone: Backbone | None = None, journal: PairJournal | None = None):
+        """journal: where pairs are kept for `align_globally`. Raises ConfigError, CheckpointError (`build_backbone`)."""
         self.config = config
         self.backbone = backbone or build_backbone(config.backbone)
-        self._cue = build_cue(config.motion, self.backbone.has_attention)
+        self._cue = self._build_cue(config)
+        self._meter = MotionMeter()
         self._partners = Partners(config.window.offsets) if config.window.offsets else self.backbone.default_partners
         self._window = FrameWindow(max((config.window.size, *(step + 1 for step in self._partners.steps))))
         backbone = self.backbone
         self._aligner = IncrementalAligner(config.alignment, self._window.size, backbone.metric, backbone.detail)
+        self._journal = journal
         self._size: tuple[int, ...] | None = None
 
     def reset(self) -> None:
         """Forget all frames and start a new world."""
         self._window.clear()
         self._cue.reset()
+        self._meter.reset()
         self._aligner.reset()
         self._size = None
 
     def reconfigure(self, config: PipelineConfig) -> None:
         """Apply changed live settings from the next frame on; the world goes on. Others need a new Pipeline."""
         if config.motion != self.config.motion:
-            self._cue = build_cue(config.motion, self.backbone.has_attention)
+            self._cue = self._build_cue(config)
         self._aligner.config = config.alignment
         self.config = config
 
@@ -76,18 +80,21 @@ class Pipeline:
         with watch("decode"):
             geometry = self._decode()
         with watch("motion"):
-            motion = self._cue.estimate(self._window.features, self._window.evidence)
+            motion = self._find_motion(geometry)
         masks = {index: estimate.mask for index, estimate in motion.items()}
         if self.config.motion.second_pass and any(bool(mask.any()) for mask in masks.values()):
             with watch("decode_masked"):
                 geometry = self._decode(masks)
             with watch("motion_masked"):
-                motion = self._cue.estimate(self._window.features, self._window.evidence)
+                motion = self._find_motion(geometry, masks)
             masks = {index: estimate.mask for index, estimate in motion.items()}
         with watch("alignment"):
             aligned = self._aligner.update(frame.index, geometry, masks, image.K, image.image.shape[:2])
         if aligned.state is TrackingState.LOST:
             self._window.mark_lost(frame.index)
+        if self._journal is not None:
+            with watch("journal"):
+                self._journal.add(geometry, masks, aligned, focal_known=image.K is not None)
         with watch("output"):
             return self._result(image, motion.get(frame.index), aligned, watch)
 
@@ -101,8 +108,19 @@ class Pipeline:
                 if not self._use_fewer_pairs():
                     raise
                 continue
-            self._window.record(geometry)
             return geometry
+
+    def _find_motion(
+        self, geometry: list[PairGeometry], masks: dict[int, torch.Tensor] | None = None
+    ) -> dict[int, MotionEstimate]:
+        """In the frames of the window, by index, now that the newest frame's pairs are decoded."""
+        if self._cue.needs_motion:
+            geometry = self._meter.complete(self._window.features, geometry, masks)
+        self._window.record(geometry)
+        return self._cue.estimate(self._window.features, self._window.evidence)
+
+    def _build_cue(self, config: PipelineConfig) -> MotionCue:
+        return build_cue(config.motion, self.backbone.has_attention, self.backbone.has_motion_head)
 
     def _use_fewer_pairs(self) -> bool:
         """Whether there was something left to save."""

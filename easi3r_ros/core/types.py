@@ -99,6 +99,21 @@ class PairMotion:
 
     a: torch.Tensor  # (h, w) float32 >= 0, lives on frame a
     b: torch.Tensor  # (h, w) float32 >= 0, lives on frame b
+    # (2, h // 2, w // 2) float32 pixels (u, v), on every second pixel: how far it went; NaN where that is not sure.
+    flow_a: torch.Tensor | None = None  # lives on a, leads to b
+    flow_b: torch.Tensor | None = None  # lives on b, leads to a
+
+    def swapped(self) -> PairMotion:
+        """The same, of the pair in the other order."""
+        return PairMotion(self.b, self.a, self.flow_b, self.flow_a)
+
+
+@dataclass(frozen=True)
+class PairMotionHead:
+    """What a network's motion head says of a pair: log-odds that a pixel moves against the static world."""
+
+    a: torch.Tensor  # (h, w) float32 logits, lives on frame a
+    b: torch.Tensor  # (h, w) float32 logits, lives on frame b
 
 
 @dataclass(frozen=True)
@@ -106,7 +121,8 @@ class PairEvidence:
     """What a pair says about motion; small enough to be kept for every pair of the window."""
 
     attention: PairAttention | None = None  # networks
-    motion: PairMotion | None = None  # backbones that measure motion themselves
+    motion: PairMotion | None = None  # measured, by the backbone or from its pointmaps
+    head: PairMotionHead | None = None  # networks with a motion head
 
 
 @dataclass(frozen=True)

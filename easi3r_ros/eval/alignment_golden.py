@@ -17,6 +17,10 @@ PARAMETERS = ("pw_poses", "im_poses", "im_focals")  # in the order of Parameters
 GRADIENTS = (*PARAMETERS, "im_depthmaps")
 
 
+class AlignmentFileError(ValueError):
+    """A file does not hold recorded alignments; the message says why."""
+
+
 @dataclass(frozen=True)
 class Recorded:
     """What was recorded at one state of a variant."""
@@ -48,15 +52,18 @@ class Variant:
 
 
 def read_variants(path: str | Path) -> list[Variant]:
-    """All that a golden_align file records. Raises ValueError if there is no such file or it is another one."""
+    """All that a golden_align file records. Raises AlignmentFileError if there is no such file or it is another one."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
     except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:  # TypeError: .npy holds one array
-        raise ValueError(f"{path} is not there or is no golden file (.npz)") from error
+        raise AlignmentFileError(f"{path} is not there or is no golden file (.npz)") from error
     if not recognises(arrays):
-        raise ValueError(f"{path} is no golden_align file: it records no alignment")
-    return variants(arrays)
+        raise AlignmentFileError(f"{path} is no golden_align file: it records no alignment")
+    try:
+        return variants(arrays)
+    except KeyError as error:
+        raise AlignmentFileError(f"{path} is incomplete: it has no {error}") from error
 
 
 def recognises(arrays: Mapping[str, np.ndarray]) -> bool:

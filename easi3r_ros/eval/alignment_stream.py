@@ -6,15 +6,19 @@ No network and no images: pointmaps come from the truth of a rendered scene, wit
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import cv2
 import numpy as np
 import psutil
 import torch
 
+from easi3r_ros.core.alignment.anchor import PLACED
 from easi3r_ros.core.alignment.incremental import IncrementalAligner
+from easi3r_ros.core.alignment.journal import PairJournal
+from easi3r_ros.core.alignment.offline import align_globally
 from easi3r_ros.core.config import AlignmentConfig
 from easi3r_ros.core.types import AlignedFrame, PairGeometry, Partners, TrackingState
 from easi3r_ros.core.window import partners
@@ -27,6 +31,7 @@ from easi3r_ros.synthetic.scene import Camera, Part, Scene, SceneObject
 from easi3r_ros.synthetic.shapes import Box
 
 PARTNERS = Partners(steps=(1, 3, 5))
+EARLY, LATE = range(50, 150), 100  # frames whose time is compared: those, and the last so many
 MEMORY = 10
 SIZE = (96, 72)
 RATE = 10.0  # Hz: at 0.5 m/s the neighbours of a pair are 5 to 25 cm apart
@@ -40,18 +45,58 @@ class StreamRow:
     ate_percent: float  # of the path; nan without a path
     rpe_degrees: float
     lost: int  # frames reported as lost
+    recovered: int  # frames placed right after a lost one
     degraded: int
-    first_ms: float  # median per frame, frames 50-150 (or the first half)
-    last_ms: float  # median per frame, last 100 (or the second half)
-    memory_growth_mb: float  # resident memory, last against frame 150 (or half way)
+    milliseconds: float  # CPU time per frame, median
     finite: bool
 
 
-def long_walk(frames: int = 1000, noise: float = 0.02, lost_every: int = 100, seed: int = 5) -> StreamRow:
+@dataclass(frozen=True)
+class WalkRow:
+    """What a long stream has beside that."""
+
+    stream: StreamRow
+    injected: int  # frames that were made unusable
+    offline_ate_percent: float  # of `align_globally` on the same pairs
+    offline_seconds: float  # its CPU time, after the stream
+    early_ms: float  # median CPU time per frame of EARLY, measured again in turn with the last LATE ...
+    late_ms: float  # ... and of those: what else the machine does concerns both
+    memory_growth_mb: float  # resident memory, before the last LATE frames against the end of EARLY
+
+
+def long_walk(frames: int = 1000, noise: float = 0.02, lost_every: int = 100, seed: int = 5) -> WalkRow:
     """A patrol with a third of the pixels moving; every `lost_every`-th frame is pure noise."""
+
+    def steps(journal: PairJournal | None = None) -> Iterator[Step]:
+        truths = iter_truths(scene, frames, SIZE, RATE)
+        return aligned_stream(truths, noise, spoiled=spoiled, journal=journal)
+
+    if frames < EARLY.stop + LATE:
+        raise ValueError(f"a long walk has at least {EARLY.stop + LATE} frames, not {frames}")
     scene = build_scene("patrol", seed, duration=frames / RATE)
     spoiled = set(range(lost_every, frames, lost_every)) if lost_every else set()
-    return run_stream(f"walk of {frames}", iter_truths(scene, frames, SIZE, RATE), noise, spoiled=spoiled)
+    walk, again, process = steps(), steps(), psutil.Process()
+    done, memory = list(islice(walk, EARLY.stop)), [process.memory_info().rss]
+    done += islice(walk, frames - LATE - EARLY.stop)
+    memory.append(process.memory_info().rss)
+    list(islice(again, EARLY.start))
+    pairs = list(zip(again, walk, strict=False))  # in turn
+    done += [late for _, late in pairs]
+    journal = PairJournal()
+    truth = np.stack([step.truth for step in steps(journal)])
+    begin = time.process_time()
+    refined = align_globally(journal).frames
+    seconds = time.process_time() - begin
+    offline = np.stack([refined[index].world_from_cam for index in range(frames)])
+    return WalkRow(
+        stream=_row(f"walk of {frames}", done),
+        injected=len(spoiled),
+        offline_ate_percent=score(offline, truth).ate_percent_of_path,
+        offline_seconds=seconds,
+        early_ms=1e3 * float(np.median([early.seconds for early, _ in pairs])),
+        late_ms=1e3 * float(np.median([late.seconds for _, late in pairs])),
+        memory_growth_mb=(memory[1] - memory[0]) / 2**20,
+    )
 
 
 def robustness(frames: int = 60) -> Iterator[StreamRow]:
@@ -74,29 +119,48 @@ def run_stream(
     truths: Iterable[Truth],
     noise: float = 0.01,
     masks: str = "perfect",
-    spoiled: frozenset[int] | set[int] = frozenset(),
+    spoiled: Set[int] = frozenset(),
 ) -> StreamRow:
     """Align a stream and compare it with its truth. spoiled: frames of whose pairs nothing is left but noise."""
+    return _row(name, list(aligned_stream(truths, noise, masks, spoiled)))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One frame of a stream."""
+
+    truth: np.ndarray  # (4, 4) world_from_cam
+    result: AlignedFrame  # without its maps, so that the memory is the aligner's
+    seconds: float  # CPU time of the alignment
+
+
+def aligned_stream(
+    truths: Iterable[Truth],
+    noise: float = 0.01,
+    masks: str = "perfect",
+    spoiled: Set[int] = frozenset(),
+    journal: PairJournal | None = None,
+) -> Iterator[Step]:
+    """See `run_stream`. journal: where the pairs are kept."""
     aligner, rng = IncrementalAligner(AlignmentConfig(), MEMORY), np.random.default_rng(0)
-    process = psutil.Process()
     window: dict[int, Truth] = {}
-    results, poses, seconds, memory = [], [], [], []
+    lost: set[int] = set()
     for truth in truths:
         window[truth.index] = truth
         window.pop(truth.index - MEMORY, None)
-        lost = {result.index for result in results[-MEMORY:] if result.state is TrackingState.LOST}
         pairs = _pairs(window, partners(dict.fromkeys(sorted(window)[:-1], 0), PARTNERS, 0, lost), rng, noise)
         pairs = [_spoil(pair, rng) if spoiled & set(pair.edge) else pair for pair in pairs]
         known = {index: torch.from_numpy(_mask(view.mask, masks)) for index, view in window.items()}
         start = time.process_time()
         result = aligner.update(truth.index, pairs, known, truth.view.K, truth.depth.shape)
-        seconds.append(time.process_time() - start)
-        results.append(
-            replace(result, depth=torch.empty(0), confidence=torch.empty(0))
-        )  # so that memory is the aligner's
-        poses.append(truth.view.world_from_cam)
-        memory.append(process.memory_info().rss / 2**20)
-    return _row(name, results, np.stack(poses), np.array(seconds) * 1e3, memory)
+        seconds = time.process_time() - start
+        if journal is not None:
+            journal.add(pairs, known, result, focal_known=True)
+        if result.state is TrackingState.LOST:
+            lost.add(result.index)
+        lost &= window.keys()
+        nothing = torch.empty(0)
+        yield Step(truth.view.world_from_cam, replace(result, depth=nothing, confidence=nothing), seconds)
 
 
 def _pairs(window: dict[int, Truth], others: set[int], rng: np.random.Generator, noise: float) -> list[PairGeometry]:
@@ -123,14 +187,12 @@ def _mask(mask: np.ndarray, kind: str) -> np.ndarray:
     return change[kind](mask.astype(np.uint8)).astype(bool)
 
 
-def _row(
-    name: str, results: list[AlignedFrame], truth: np.ndarray, milliseconds: np.ndarray, memory: list[float]
-) -> StreamRow:
+def _row(name: str, steps: Sequence[Step]) -> StreamRow:
+    results = [step.result for step in steps]
     estimated = np.stack([result.world_from_cam for result in results])
-    states = [result.state for result in results]
-    early, late = (slice(50, 150), slice(-100, None)) if len(results) > 300 else (slice(5, 30), slice(-25, None))
+    lost = [result.state is TrackingState.LOST for result in results]
     try:
-        scored = score(estimated, truth)
+        scored = score(estimated, np.stack([step.truth for step in steps]))
         ate, rotation = scored.ate_percent_of_path, scored.rpe_rotation
     except ValueError:  # a camera that only turns has no path to align
         ate, rotation = float("nan"), float("nan")
@@ -138,11 +200,10 @@ def _row(
         name=name,
         ate_percent=ate,
         rpe_degrees=rotation,
-        lost=states.count(TrackingState.LOST),
-        degraded=states.count(TrackingState.DEGRADED),
-        first_ms=float(np.median(milliseconds[early])),
-        last_ms=float(np.median(milliseconds[late])),
-        memory_growth_mb=memory[-1] - memory[min(150, len(memory) // 2)],
+        lost=sum(lost),
+        recovered=sum(before and result.state in PLACED for before, result in zip(lost, results[1:], strict=False)),
+        degraded=sum(result.state is TrackingState.DEGRADED for result in results),
+        milliseconds=1e3 * float(np.median([step.seconds for step in steps])),
         finite=bool(np.isfinite(estimated).all() and np.isfinite([r.covariance for r in results]).all()),
     )
 

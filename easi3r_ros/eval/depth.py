@@ -29,7 +29,7 @@ def score(estimated: np.ndarray, truth: np.ndarray, scale: float | None = None) 
         raise ValueError("no pixel has both an estimated and a true depth")
     estimate, target = estimated[both].astype(np.float64), truth[both].astype(np.float64)
     if scale is None:
-        scale = float(np.median(target) / np.median(estimate))
+        scale = float(_median(target) / _median(estimate))
     ratio = scale * estimate / target
     return DepthScore(
         abs_rel=float(np.abs(ratio - 1).mean()),
@@ -37,3 +37,8 @@ def score(estimated: np.ndarray, truth: np.ndarray, scale: float | None = None) 
         scale=scale,
         coverage=float(both.sum() / known.sum()),
     )
+
+
+def _median(values: np.ndarray) -> float:
+    """Of an even number of values the lower one of the two in the middle, as in the published evaluations."""
+    return np.quantile(values, 0.5, method="lower")

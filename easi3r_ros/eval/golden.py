@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from easi3r_ros.eval import golden_align, golden_pair, golden_window
+from easi3r_ros.eval import golden_align, golden_metrics, golden_pair, golden_window
 
 TOLERANCE = 1e-4  # rtol and atol, float32
 Arrays = Mapping[str, np.ndarray]
@@ -31,36 +31,29 @@ class Check:
 
     file: str
     quantity: str
-    # Largest |difference| / (1 + |recorded|), which is at most t exactly if allclose(rtol=t, atol=t); see golden_align
-    # for alignments.
+    # Of network outputs the largest |difference| / (1 + |recorded|), which is at most t exactly if allclose(rtol=t,
+    # atol=t). Of alignments and metrics: see golden_align.relative_error.
     max_error: float
     tolerance: float
     passed: bool
 
 
-def verify_files(paths: Iterable[str | Path], notify: Callable[[str], None] = print) -> list[Check]:
-    """Recomputes what the files record, and compares.
+def verify_file(path: Path, notify: Callable[[str], None] = print) -> list[Check]:
+    """Recomputes what a file records, and compares.
 
     notify: gets a line about each thing that is recognised but not compared. Raises GoldenError for a file that is no
     golden file of a known kind.
     """
-    return [check for path in paths for check in verify_file(Path(path), notify)]
-
-
-def verify_file(path: Path, notify: Callable[[str], None] = print) -> list[Check]:
-    """As `verify_files`, of one file."""
     recorded = _load(path)
-    if subject := _not_covered(recorded):
-        notify(f"{path.name}: {subject}: not covered yet, nothing compared")
-        return []
     for kind in (golden_pair, golden_window):
         if kind.recognises(recorded):
             return list(_compared(path.name, recorded, kind.recompute(recorded, TOLERANCE), kind.INPUTS, notify))
     if golden_align.recognises(recorded):
-        return list(_measured(path, recorded))
-    raise GoldenError(
-        f"{path} holds none of the known kinds of golden data: an image pair, a window of frames, alignments"
-    )
+        return list(_measured(path, golden_align.measure(recorded, TOLERANCE)))
+    if golden_metrics.recognises(recorded):
+        return list(_measured(path, golden_metrics.measure(path, recorded, TOLERANCE, notify)))
+    known = "an image pair, a window of frames, alignments, metrics"
+    raise GoldenError(f"{path} holds none of the known kinds of golden data: {known}")
 
 
 def max_error(ours: np.ndarray, recorded: np.ndarray) -> float:
@@ -88,9 +81,9 @@ def _compared(
         yield Check(file, name, error, TOLERANCE, error <= TOLERANCE)
 
 
-def _measured(path: Path, recorded: Arrays) -> Iterator[Check]:
+def _measured(path: Path, found: Iterator[golden_align.Measured]) -> Iterator[Check]:
     try:
-        for quantity, error, allowed in golden_align.measure(recorded, TOLERANCE):
+        for quantity, error, allowed in found:
             yield Check(path.name, quantity, error, allowed, error <= allowed)
     except KeyError as error:
         raise GoldenError(f"{path} is incomplete: it has no {error}") from error
@@ -121,9 +114,3 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         raise GoldenError(f"there is no file {path}") from error
     except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:  # TypeError: .npy holds one array
         raise GoldenError(f"{path} is not a golden file (.npz), or it is damaged") from error
-
-
-def _not_covered(recorded: Arrays) -> str:
-    if any(name.startswith(("traj/", "mask/", "points/", "depth/")) for name in recorded):
-        return "metrics"
-    return ""

@@ -22,7 +22,7 @@ from easi3r_ros.eval.alignment_golden import GRADIENTS, Recorded, Variant, recog
 
 __all__ = ["measure", "recognises"]
 
-FIRST_STEPS = 20  # of Adam
+FIRST_STEPS = 10  # of Adam
 ERROR_GROWTH = 0.05  # of the solver's trajectory errors over the published ones: the lower objective need not have less
 
 Arrays = Mapping[str, np.ndarray]

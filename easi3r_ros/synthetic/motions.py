@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from easi3r_ros.synthetic.scene import Motion
+from easi3r_ros.synthetic.scene import Motion, Scene, SceneObject
 
 
 def pose(translation=(0.0, 0.0, 0.0), yaw: float = 0.0, pitch: float = 0.0, roll: float = 0.0) -> np.ndarray:
@@ -24,6 +24,19 @@ class Fixed:
 
     def __call__(self, seconds: float) -> np.ndarray:
         return self.world_from_part
+
+
+def with_movers_frozen(scene: Scene, seconds: float) -> Scene:
+    """The same scene with everything but the camera standing as it was at a time. Movers keep their instances."""
+    return replace(scene, objects=tuple(_frozen(item, seconds) for item in scene.objects))
+
+
+def _frozen(item: SceneObject, seconds: float) -> SceneObject:
+    parts = tuple(replace(part, world_from_part=Fixed(part.world_from_part(seconds))) for part in item.parts)
+    occluder = item.occluder
+    if occluder is not None:
+        occluder = replace(occluder, world_from_occluder=Fixed(occluder.world_from_occluder(seconds)))
+    return replace(item, parts=parts, occluder=occluder)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +84,21 @@ class EllipseWalk:
         heading = np.arctan2(b * np.cos(angle), -a * np.sin(angle)) + (np.pi if self.speed < 0 else 0.0)
         rise = self.bob * np.cos(2 * np.pi * self.step_frequency * seconds)
         return pose(self.centre, self.yaw) @ pose((a * np.cos(angle), b * np.sin(angle), rise), heading)
+
+
+@dataclass(frozen=True, eq=False)
+class Shuttle:
+    """Along a straight line at constant speed, facing where it goes; at the end it starts again: cars in traffic."""
+
+    start: tuple[float, float, float]
+    heading: float  # yaw in the world, radians
+    speed: float  # metres per second
+    length: float  # of the line, metres
+    phase: float  # share of the line already done at time 0
+
+    def __call__(self, seconds: float) -> np.ndarray:
+        done = (self.phase * self.length + self.speed * seconds) % self.length
+        return pose(self.start, self.heading) @ pose((done, 0.0, 0.0))
 
 
 @dataclass(frozen=True, eq=False)

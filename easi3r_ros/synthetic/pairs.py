@@ -9,10 +9,13 @@ import numpy as np
 import torch
 
 from easi3r_ros.core.types import PairEvidence, PairGeometry
-from easi3r_ros.synthetic.raycast import View, cast
-from easi3r_ros.synthetic.render import Clip, view_of
-from easi3r_ros.synthetic.scene import Scene
+from easi3r_ros.synthetic.assembly import truth_of
+from easi3r_ros.synthetic.first_hits import Grid
+from easi3r_ros.synthetic.render import Clip
+from easi3r_ros.synthetic.scene import Scene, View, view_of
 from easi3r_ros.synthetic.truth import points_in_view
+
+_AT_ONCE = 8  # frames
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,12 @@ class Truth:
 
 def iter_truths(scene: Scene, frames: int, size: tuple[int, int] = (96, 72), rate: float = 30.0) -> Iterator[Truth]:
     """The frames of a scene without their colours: a thousand in seconds. size: (W, H); rate: Hz."""
-    shapes, instances = [part.shape for part in scene.parts], scene.instance_of_part()
-    for index in range(frames):
-        view = view_of(scene, index / rate, size)
-        hits = cast(view, shapes, *(np.arange(n, dtype=np.float64) for n in size))
-        yield Truth(index, view, hits.depth.astype(np.float32), hits.part, instances[hits.part] > 0)
+    instances = scene.instance_of_part()
+    for first in range(0, frames, _AT_ONCE):
+        numbers = range(first, min(first + _AT_ONCE, frames))
+        views = [view_of(scene, index / rate, size) for index in numbers]
+        for index, view, depth, parts in zip(numbers, views, *truth_of(scene, views, Grid(*size)), strict=True):
+            yield Truth(index, view, depth.astype(np.float32), parts, (parts >= 0) & (instances[parts] > 0))
 
 
 def simulate_pair(clip: Clip, a: int, b: int, rng: np.random.Generator, noise: PairNoise | None = None) -> PairGeometry:

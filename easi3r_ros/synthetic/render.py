@@ -6,12 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
+from easi3r_ros.synthetic.assembly import shots_of, truth_of, worlds_of
+from easi3r_ros.synthetic.first_hits import Grid
 from easi3r_ros.synthetic.presets import build_scene
-from easi3r_ros.synthetic.raycast import View, cast
-from easi3r_ros.synthetic.scene import Scene, intrinsics
-from easi3r_ros.synthetic.shading import shade
-from easi3r_ros.synthetic.truth import flow_between, occluded_between
+from easi3r_ros.synthetic.rendering import render
+from easi3r_ros.synthetic.scene import Scene, Sky, View, view_of
+from easi3r_ros.synthetic.sensor import GAMMA
+from easi3r_ros.synthetic.truth import flow_between, occluded_between, pointmap
+from easi3r_ros.synthetic.worlds import Worlds
 
 SUPERSAMPLING = 2  # rays per pixel and axis
 
@@ -23,8 +27,8 @@ class RenderedFrame:
     index: int
     seconds: float
     image: np.ndarray  # (H, W, 3) uint8 RGB
-    depth: np.ndarray  # (H, W) float32 z-depth at the pixel centre, metres
-    parts: np.ndarray  # (H, W) int16 index of the rigid part seen at the pixel centre
+    depth: np.ndarray  # (H, W) float32 z-depth at the pixel centre, metres; inf: sky
+    parts: np.ndarray  # (H, W) int16 index of the rigid part seen at the pixel centre; -1: sky
     instances: np.ndarray  # (H, W) int32, 0: static, from 1: the moving objects
     view: View
 
@@ -32,6 +36,11 @@ class RenderedFrame:
     def mask(self) -> np.ndarray:
         """(H, W) bool, True on moving objects."""
         return self.instances > 0
+
+    @property
+    def points(self) -> np.ndarray:
+        """(H, W, 3) float64 what each pixel sees, camera frame, metres; inf in the sky."""
+        return pointmap(self.view.K, self.depth)
 
 
 @dataclass(frozen=True)
@@ -43,10 +52,10 @@ class Clip:
     rate: float  # Hz
     K: np.ndarray  # (3, 3) float64 pixels
     images: np.ndarray  # (T, H, W, 3) uint8 RGB
-    depth: np.ndarray  # (T, H, W) float32 z-depth, metres
+    depth: np.ndarray  # (T, H, W) float32 z-depth, metres; inf: sky
     masks: np.ndarray  # (T, H, W) bool, True on moving objects
     instances: np.ndarray  # (T, H, W) int32, 0: static, from 1: the moving objects
-    parts: np.ndarray  # (T, H, W) int16, rigid part seen
+    parts: np.ndarray  # (T, H, W) int16, rigid part seen; -1: sky
     world_from_cam: np.ndarray  # (T, 4, 4) float64
     world_from_part: np.ndarray  # (T, P, 4, 4) float64
 
@@ -69,6 +78,10 @@ class Clip:
     def occluded(self, i: int, j: int) -> np.ndarray:
         """(H, W) bool, True where what frame i sees is out of frame j's sight."""
         return occluded_between(self.view(i), self.view(j), self.depth[i], self.parts[i], self.depth[j])
+
+    def points(self, index: int) -> np.ndarray:
+        """(H, W, 3) float64 what the pixels of frame `index` see, camera frame, metres; inf in the sky."""
+        return pointmap(self.K, self.depth[index])
 
     def view(self, index: int) -> View:
         """Camera and objects at the time of frame `index`."""
@@ -109,46 +122,47 @@ def iter_frames(
     if frames < 1 or min(size) < 8 or rate <= 0:
         raise ValueError(f"nothing to render: frames={frames}, size={size}, rate={rate}")
     scene = build_scene(preset, seed, duration=frames / rate)
+    worlds = worlds_of(scene)
     for index in range(frames):
-        yield render_frame(scene, index, index / rate, size, np.random.default_rng([seed, index]))
-
-
-def view_of(scene: Scene, seconds: float, size: tuple[int, int]) -> View:
-    """Camera and objects at a time; size: (W, H) of the image."""
-    return View(
-        intrinsics(size, scene.camera.horizontal_fov),
-        scene.camera.world_from_cam(seconds),
-        np.stack([part.world_from_part(seconds) for part in scene.parts]),
-    )
+        yield render_frame(scene, index, index / rate, size, np.random.default_rng([seed, index]), worlds)
 
 
 def render_frame(
-    scene: Scene, index: int, seconds: float, size: tuple[int, int], rng: np.random.Generator
+    scene: Scene,
+    index: int,
+    seconds: float,
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    worlds: Worlds | None = None,
 ) -> RenderedFrame:
-    """One frame of a scene. rng: the sensor's noise. Raises ValueError if a ray leaves the scene: it must be closed."""
-    shapes = [part.shape for part in scene.parts]
+    """One frame of a scene. rng: the sensor's noise; worlds: the scene's tensors, if they are at hand.
+
+    Raises ValueError if a ray leaves a scene that has no sky.
+    """
     view = view_of(scene, seconds, size)
-    centres = cast(view, shapes, *(np.arange(n, dtype=np.float64) for n in size))
-    if (centres.part < 0).any():
-        raise ValueError(
-            f"the scene is open: {(centres.part < 0).mean():.0%} of the rays hit nothing; put it in a room"
-        )
-    us, vs = (_subpixels(n) for n in size)
-    colours = shade(scene, view, cast(view, shapes, us, vs), us, vs, seconds)
+    depth, parts = (values[0] for values in truth_of(scene, [view], Grid(*size)))
+    if (parts < 0).any() and not isinstance(scene.light, Sky):
+        raise ValueError(f"the scene is open: {(parts < 0).mean():.0%} of the rays hit nothing; put it in a room")
+    with torch.inference_mode():
+        shots = shots_of(scene, [view], [seconds])
+        colours, _, _ = render(worlds or worlds_of(scene), shots, _subpixels(size))
     s = SUPERSAMPLING
-    colours = colours.reshape(size[1], s, size[0], s, 3).mean(axis=(1, 3))  # (sH, sW, 3) -> (H, W, 3)
-    noisy = colours + rng.normal(0, scene.camera.noise, colours.shape)
+    display = colours[0].clamp(0, 1) ** (1 / GAMMA)
+    display = 255 * display.unflatten(1, (size[0], s)).unflatten(0, (size[1], s)).mean(dim=(1, 3))  # (H, s, W, s, 3)
+    noisy = display.numpy() + rng.normal(0, scene.camera.noise, (size[1], size[0], 3))
     return RenderedFrame(
         index=index,
         seconds=seconds,
         image=np.clip(np.rint(noisy), 0, 255).astype(np.uint8),
-        depth=centres.depth.astype(np.float32),
-        parts=centres.part,
-        instances=scene.instance_of_part()[centres.part],
+        depth=depth.astype(np.float32),
+        parts=parts,
+        instances=np.where(parts < 0, 0, scene.instance_of_part()[parts]).astype(np.int32),
         view=view,
     )
 
 
-def _subpixels(count: int) -> np.ndarray:
-    """Centres of the sub-pixels of `count` pixels whose own centres are the integers."""
-    return ((np.arange(count * SUPERSAMPLING) + 0.5) / SUPERSAMPLING - 0.5).astype(np.float32)
+def _subpixels(size: tuple[int, int]) -> Grid:
+    """Centres of the sub-pixels of pixels whose own centres are the integers."""
+    s = SUPERSAMPLING
+    first = 0.5 / s - 0.5
+    return Grid(size[0] * s, size[1] * s, first, first, 1 / s)

@@ -27,10 +27,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Occluder:
-    """The ellipsoid that stands for an object when the soft shadow that it casts is computed."""
+    """The ellipsoid or box that stands for an object when the shadow that it casts is computed."""
 
     half: tuple[float, float, float]  # semi-axes, metres
     world_from_occluder: Motion
+    box: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,20 @@ class Light:
 
 
 @dataclass(frozen=True)
+class Sky:
+    """The open air: a sun instead of a lamp, shadows that it casts, and what is seen where there is nothing."""
+
+    sun: tuple[float, float, float]  # direction towards it, world
+    strength: float = 0.9  # irradiance on a facing surface
+    ambient: float = 0.45
+    shadow: float = 0.75  # how much of the sun a shadow takes
+    softness: float = 0.1  # of the shadow's edge, as share of what casts it
+    zenith: tuple[float, float, float] = (0.20, 0.38, 0.72)  # linear RGB
+    horizon: tuple[float, float, float] = (0.72, 0.78, 0.86)
+    clouds: float = 0.8
+
+
+@dataclass(frozen=True)
 class Camera:
     """A pinhole camera without distortion."""
 
@@ -66,7 +81,7 @@ class Camera:
 class Scene:
     objects: tuple[SceneObject, ...]
     camera: Camera
-    light: Light
+    light: Light | Sky  # under a lamp, the scene must be closed: no ray may leave it
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -79,6 +94,24 @@ class Scene:
             moving += item.moving
             ids += [moving if item.moving else 0] * len(item.parts)
         return np.array(ids, dtype=np.int32)
+
+
+@dataclass(frozen=True)
+class View:
+    """A camera and the parts of a scene at one instant."""
+
+    K: np.ndarray  # (3, 3)
+    world_from_cam: np.ndarray  # (4, 4)
+    world_from_part: np.ndarray  # (P, 4, 4)
+
+
+def view_of(scene: Scene, seconds: float, size: tuple[int, int]) -> View:
+    """Camera and objects at a time; size: (W, H) of the image."""
+    return View(
+        intrinsics(size, scene.camera.horizontal_fov),
+        scene.camera.world_from_cam(seconds),
+        np.stack([part.world_from_part(seconds) for part in scene.parts]),
+    )
 
 
 def intrinsics(size: tuple[int, int], horizontal_fov: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Procedural textures with the statistics of real surfaces, and their alias-free look-up through mip maps.
+"""Procedural textures with the statistics of real surfaces.
 
 A texture is a seamless square image of linear albedo. Its grain is 1/f noise, the spectrum of natural surfaces
 (Field 1987); bricks, planks, tiles, weave and print lie on top.
@@ -13,43 +13,17 @@ import cv2
 import numpy as np
 from scipy import fft
 
+from easi3r_ros.synthetic.texture_bank import mip_maps
+
 Colour = tuple[float, float, float]  # linear RGB albedo in [0, 1]
 
 
 @dataclass(frozen=True, eq=False)
 class Texture:
-    """Mip pyramid of a seamless texture."""
+    """A seamless texture with its mip maps."""
 
-    texels: np.ndarray  # (sum of S_k^2, 3) float32, all levels one after the other, finest first
-    starts: np.ndarray  # (L,) int64, index of the first texel of each level
-    side: int  # S_0, a power of two
+    levels: tuple[np.ndarray, ...]  # as `mip_maps`
     metres: float  # length of the texture's side on a surface
-
-    def sample(self, uv: np.ndarray, footprint: np.ndarray) -> np.ndarray:
-        """(N, 3) float32 albedo, trilinear.
-
-        uv: (N, 2) metres on the surface. footprint: (N,) metres that one ray covers there.
-        """
-        level = np.log2(np.maximum(footprint * (self.side / self.metres), 1.0))
-        level = np.minimum(level, len(self.starts) - 1.001)
-        fine = level.astype(np.int64)
-        blend = (level - fine).astype(np.float32)[:, None]
-        turns = (uv / self.metres).astype(np.float32)
-        return (1 - blend) * self._bilinear(turns, fine) + blend * self._bilinear(turns, fine + 1)
-
-    def _bilinear(self, turns: np.ndarray, level: np.ndarray) -> np.ndarray:
-        side = self.side >> level
-        position = turns * side[:, None].astype(np.float32) - np.float32(0.5)
-        corner = np.floor(position)
-        fraction = position - corner
-        x0, y0 = corner.astype(np.int64).T
-        wrap, start = side - 1, self.starts[level]
-        rows = [start + (y & wrap) * side for y in (y0, y0 + 1)]
-        columns = [x & wrap for x in (x0, x0 + 1)]
-        fx, fy = fraction[:, :1], fraction[:, 1:]
-        upper = self.texels[rows[0] + columns[0]] * (1 - fx) + self.texels[rows[0] + columns[1]] * fx
-        lower = self.texels[rows[1] + columns[0]] * (1 - fx) + self.texels[rows[1] + columns[1]] * fx
-        return upper * (1 - fy) + lower * fy
 
 
 def texture(image: np.ndarray, metres: float) -> Texture:
@@ -57,13 +31,7 @@ def texture(image: np.ndarray, metres: float) -> Texture:
     side = image.shape[0]
     if image.shape != (side, side, 3) or side & (side - 1):
         raise ValueError(f"a texture needs a square image whose side is a power of two, got {image.shape}")
-    levels = [np.clip(image, 0.01, 0.95).astype(np.float32)]
-    while levels[-1].shape[0] > 1:
-        half = levels[-1].shape[0] // 2
-        levels.append(cv2.resize(levels[-1], (half, half), interpolation=cv2.INTER_AREA))
-    sizes = [level.shape[0] ** 2 for level in levels]
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
-    return Texture(np.concatenate([level.reshape(-1, 3) for level in levels]), starts, side, metres)
+    return Texture(mip_maps(np.clip(image, 0.01, 0.95)), metres)
 
 
 def fractal_noise(rng: np.random.Generator, side: int, slope: float = 1.0, stretch: float = 1.0) -> np.ndarray:
@@ -138,6 +106,20 @@ def tiles(
     floor = np.where(odd[..., None], _tinted(light, grain), _tinted(dark, grain))
     floor[(x % 1 < 0.03) | (y % 1 < 0.03)] *= 0.55
     return texture(floor, metres)
+
+
+def facade(rng: np.random.Generator, wall: Colour, side: int = 512, metres: float = 6.0) -> Texture:
+    """Two floors of a house with three windows each; frames are pale, panes dark and of different shades."""
+    y, x = np.mgrid[0:side, 0:side] / side
+    across, down = (x * 3) % 1 - 0.5, (y * 2) % 1 - 0.5
+    frame = (np.abs(across) < 0.27) & (np.abs(down) < 0.33)
+    pane = (np.abs(across) < 0.23) & (np.abs(down) < 0.29) & (np.abs(across) > 0.02)
+    shade = rng.uniform(0.4, 1.6, (2, 3))[(y * 2).astype(int), (x * 3).astype(int)]
+    grain = 1 + 0.15 * fractal_noise(rng, side, 0.9)
+    image = _tinted(wall, grain)
+    image[frame] = _tinted((0.70, 0.68, 0.64), grain)[frame]
+    image[pane] = _tinted((0.07, 0.09, 0.12), shade * grain)[pane]
+    return texture(image, metres)
 
 
 def fabric(rng: np.random.Generator, colours: Sequence[Colour], side: int = 256, metres: float = 0.5) -> Texture:

@@ -8,8 +8,9 @@ from functools import cached_property
 import torch
 
 from easi3r_ros.core.geometry import unproject
-from easi3r_ros.core.types import AlignedFrame
+from easi3r_ros.core.types import AlignedFrame, TrackingState
 
+PLACED = (TrackingState.TRACKING, TrackingState.DEGRADED)
 SAMPLES = 1500  # pixels per pair from which poses and scales are estimated: more would not make them better
 
 

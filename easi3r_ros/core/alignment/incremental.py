@@ -16,10 +16,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from easi3r_ros.core.alignment.anchor import Anchor
+from easi3r_ros.core.alignment.anchor import PLACED, Anchor
 from easi3r_ros.core.alignment.depth import NewFrame, depth_of_frame
 from easi3r_ros.core.alignment.placement import pair_pose, place
-from easi3r_ros.core.alignment.registration import Registration
+from easi3r_ros.core.alignment.registration import world_covariance
 from easi3r_ros.core.alignment.thinning import expand, thin, thin_intrinsics, thin_pair
 from easi3r_ros.core.config import AlignmentConfig
 from easi3r_ros.core.geometry import focal_from_pointmap, intrinsics, invert_se3, transform
@@ -28,7 +28,6 @@ from easi3r_ros.core.types import AlignedFrame, PairGeometry, TrackingState
 PARALLAX_SHARE = 0.15  # share of confident pixels from which a pair may fix the world
 LOST_INLIERS, WEAK_INLIERS = 0.3, 0.7  # weighted share of points that reproject within the inlier threshold
 UNKNOWN_SIGMA = 1e3  # world units and radians: standard deviation of a pose that was not measured
-PLACED = (TrackingState.TRACKING, TrackingState.DEGRADED)
 
 
 class IncrementalAligner:
@@ -162,7 +161,7 @@ class IncrementalAligner:
         return AlignedFrame(
             index=index,
             world_from_cam=registration.world_from_cam.cpu().numpy(),
-            covariance=_covariance(registration),
+            covariance=world_covariance(registration.information, registration.world_from_cam),
             K=K,
             depth=depth,
             confidence=confidence,
@@ -194,13 +193,3 @@ class IncrementalAligner:
         self._anchors[anchor.frame.index] = anchor
         while len(self._anchors) > self._memory:
             self._anchors.popitem(last=False)
-
-
-def _covariance(registration: Registration) -> np.ndarray:
-    """(6, 6) pose covariance in world axes from the information of the camera-frame twist."""
-    information_ = registration.information.cpu().numpy()
-    twist = np.linalg.pinv(information_)
-    rotation = registration.world_from_cam.cpu().numpy()[:3, :3]
-    block = np.zeros((6, 6))
-    block[:3, :3] = block[3:, 3:] = rotation
-    return block @ twist @ block.T

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from easi3r_ros.core.geometry import invert_se3, project, se3_exp, transform, weighted_median, weighted_procrustes
 
 NEAR = 1e-3  # points closer than this share of the median depth would dominate through 1/z
-CAUCHY_FLOOR = 1e-3  # radians; a residual below this is sub-pixel noise, whatever its spread
+CAUCHY_FLOOR = 5e-4  # radians; a residual below this is sub-pixel noise, whatever its spread
 INLIER = 6e-3  # radians; 1.6 pixels of a 320 pixel image
 INLIER_NOISE = 2.5  # or this many times the noise of the pixels themselves, whichever is more
 CONVERGED = 1e-6  # world units and radians
@@ -126,3 +127,11 @@ def _jacobian(points: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
     u_row = K[0, 0] * torch.stack([inverse, zero, -x * inverse, -x * y, 1 + x * x, -y], -1)
     v_row = K[1, 1] * torch.stack([zero, inverse, -y * inverse, -(1 + y * y), x * y, x], -1)
     return torch.stack([u_row, v_row], -2)
+
+
+def world_covariance(information: torch.Tensor, world_from_cam: torch.Tensor) -> np.ndarray:
+    """(6, 6) pose covariance in world axes from the (6, 6) information of the camera-frame twist, translation first."""
+    twist = np.linalg.pinv(information.cpu().numpy())
+    block = np.zeros((6, 6))
+    block[:3, :3] = block[3:, 3:] = world_from_cam.cpu().numpy()[:3, :3]
+    return block @ twist @ block.T

@@ -13,12 +13,16 @@ __all__ = ["Backbone", "build_backbone", "suit_threads"]
 def build_backbone(config: BackboneConfig) -> Backbone:
     """Raises ConfigError for a combination that cannot work, CheckpointError for a checkpoint that cannot be loaded."""
     name = config.name if config.name != "auto" else ("dust3r" if config.checkpoint else "classical")
+    if name != "dust3r" and config.checkpoint:
+        raise ConfigError(f"backbone.name is '{name}', which takes no checkpoint: leave backbone.checkpoint empty")
     if name == "classical":
-        if config.checkpoint:
-            raise ConfigError("backbone.name is 'classical', which has no weights: leave backbone.checkpoint empty")
         from easi3r_ros.core.backbones.classical import ClassicalBackbone
 
         return ClassicalBackbone(config.horizontal_fov)
+    if name == "tiny":
+        from easi3r_ros.core.backbones.tiny import TinyBackbone
+
+        return TinyBackbone.embedded(config)
     if not config.checkpoint:
         raise ConfigError(
             "backbone.name is 'dust3r' but backbone.checkpoint is empty: name a file (see `easi3r weights`)"

@@ -22,6 +22,7 @@ class Backbone(ABC):
     metric: bool = False  # pointmaps are in metres
     detail: int = 1  # pixels; its pointmaps have no finer structure
     has_attention: bool = False  # pairs carry PairAttention (networks), else PairMotion
+    has_motion_head: bool = False  # pairs carry PairMotionHead
 
     @abstractmethod
     def encode(self, image: NetworkInput) -> Features:

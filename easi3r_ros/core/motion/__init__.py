@@ -4,23 +4,37 @@ from __future__ import annotations
 
 from easi3r_ros.core.config import ConfigError, MotionConfig
 from easi3r_ros.core.motion.base import MotionCue
+from easi3r_ros.core.motion.geometry import GeometryOdds
+from easi3r_ros.core.motion.head import HeadOdds
+from easi3r_ros.core.motion.measure import MotionMeter
+from easi3r_ros.core.motion.odds import OddsCue, OddsSource
 
-__all__ = ["MotionCue", "build_cue"]
+__all__ = ["MotionCue", "MotionMeter", "build_cue"]
 
 
-def build_cue(config: MotionConfig, has_attention: bool) -> MotionCue:
-    """has_attention: the backbone's pairs carry attention statistics (networks) rather than measured motion.
+def build_cue(config: MotionConfig, has_attention: bool, has_motion_head: bool = False) -> MotionCue:
+    """has_attention, has_motion_head: what the backbone's pairs carry; `MotionMeter` measures motion for all of them.
 
     Raises ConfigError for a cue that the backbone gives no evidence for.
     """
-    available = "attention" if has_attention else "geometry"
-    name = available if config.cue == "auto" else config.cue
-    if name != available:
-        raise ConfigError(f"motion.cue '{name}' has no evidence with this backbone: use '{available}' or 'auto'")
+    beside = ["head"] * has_motion_head + ["attention"] * has_attention  # what geometry can be fused with, best first
+    available = ["geometry", *beside, *(["fused"] if beside else [])]
+    name = available[-1] if config.cue == "auto" else config.cue
+    if name not in available:
+        usable = " or ".join(f"'{cue}'" for cue in available)
+        raise ConfigError(f"motion.cue '{name}' has no evidence with this backbone: use {usable}")
     if name == "attention":
         from easi3r_ros.core.motion.attention import AttentionCue
 
         return AttentionCue(config)
-    from easi3r_ros.core.motion.geometry import GeometryCue
+    names = ["geometry", beside[0]] if name == "fused" else [name]
+    return OddsCue(name, config, [_source(source, config) for source in names])
 
-    return GeometryCue(config)
+
+def _source(name: str, config: MotionConfig) -> OddsSource:
+    if name == "attention":
+        # Not at the top: clustering imports scikit-learn and scikit-image, a second on a robot that never uses them.
+        from easi3r_ros.core.motion.prior import AttentionOdds
+
+        return AttentionOdds(config)
+    return GeometryOdds() if name == "geometry" else HeadOdds()

@@ -64,13 +64,13 @@ def attention_motion(maps: AttentionMaps, features: Mapping[int, Features], grou
 def estimates(motion: AttentionMotion, threshold: float) -> dict[int, MotionEstimate]:
     """Masks (eq. 16) and probabilities of the frames; a probability of 0.5 lies exactly at the threshold."""
     per_map = [(item.name, getattr(motion.maps, item.name)) for item in fields(motion.maps) if item.name != "frames"]
-    per_map += [("dynamic", motion.dynamic), ("refined", motion.refined)]
+    per_map += [("dynamic", motion.dynamic)]
     return {
         frame: MotionEstimate(
             index=frame,
             probability=_probability(motion.upsampled[i], threshold),
             mask=motion.upsampled[i] > threshold,  # eq. 16
-            evidence={f"attention/{name}": maps[i] for name, maps in per_map},
+            evidence={"attention": motion.refined[i]} | {f"attention/{name}": maps[i] for name, maps in per_map},
         )
         for i, frame in enumerate(motion.frames)
     }

@@ -10,6 +10,7 @@ from easi3r_ros.core.types import Edge, Features, MotionEstimate, PairEvidence
 
 class MotionCue(ABC):
     name: str
+    needs_motion: bool = False  # works on `PairMotion`, which has to be measured if the backbone does not give it
 
     @abstractmethod
     def estimate(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from easi3r_ros.synthetic.presets import living_room, patrol, tabletop
+from easi3r_ros.synthetic.presets import living_room, patrol, street, tabletop
 from easi3r_ros.synthetic.scene import Scene
 
 PRESETS: dict[str, Callable[[np.random.Generator, float], Scene]] = {
@@ -14,6 +14,9 @@ PRESETS: dict[str, Callable[[np.random.Generator, float], Scene]] = {
     "walkers": living_room.walkers,
     "tabletop": tabletop.tabletop,
     "patrol": patrol.patrol,
+    "traffic": street.traffic,
+    "handheld": living_room.handheld,
+    "crowd": living_room.crowd,
 }
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from easi3r_ros.synthetic.motions import EllipseWalk, Handheld, hand_waves
+from easi3r_ros.synthetic.motions import EllipseWalk, Fixed, Handheld, hand_waves, pose
 from easi3r_ros.synthetic.presets import furniture
 from easi3r_ros.synthetic.presets.people import walker
-from easi3r_ros.synthetic.scene import Camera, Light, Scene, SceneObject
-from easi3r_ros.synthetic.textures import fabric, speckle
+from easi3r_ros.synthetic.scene import Camera, Light, Occluder, Part, Scene, SceneObject
+from easi3r_ros.synthetic.shapes import Ellipsoid
+from easi3r_ros.synthetic.textures import fabric, poster, speckle
 
 HALF = (3.5, 3.0, 1.35)
 WALKING_SPEED = 0.5  # of the camera, metres per second
+CROWD = ((-0.8, -0.5), (-0.65, 0.75), (0.15, 0.05), (0.85, 0.95), (1.05, -0.95))  # where people walk, metres
 LONGEST_WAY = 4.0  # seconds; in longer clips the camera goes to and fro
 
 
@@ -35,6 +39,33 @@ def walkers(rng: np.random.Generator, duration: float) -> Scene:
         )
         people.append(walker(rng, f"walker {number}", walk))
     return Scene((*surroundings, *people), camera, lamp())
+
+
+def crowd(rng: np.random.Generator, duration: float) -> Scene:
+    """Five people walk about right before the camera, 1.2 to 3.5 m away: up to half of the image."""
+    surroundings, camera = interior(rng), _camera(rng, duration)
+    people = []
+    for number, (x, y) in enumerate(CROWD, start=1):
+        walk = EllipseWalk(
+            centre=(x, y, 0.0),
+            axes=(0.16, 0.45 + 0.3 * rng.random()),
+            yaw=rng.uniform(-0.4, 0.4),
+            speed=rng.uniform(0.5, 1.0) * rng.choice([-1, 1]),
+            phase=rng.uniform(0, 2 * np.pi),
+            bob=0.02,
+        )
+        people.append(walker(rng, f"walker {number}", walk))
+    return Scene((*surroundings, *people), camera, lamp())
+
+
+def handheld(rng: np.random.Generator, duration: float) -> Scene:
+    """A room full of clutter, a camera in a restless hand, and one person who walks in front of it."""
+    surroundings = (*interior(rng), *clutter(rng))
+    calm = _camera(rng, duration)
+    path = replace(calm.world_from_cam, sway=0.03, shake=0.03)
+    speed = rng.uniform(0.7, 1.0) * rng.choice([-1, 1])
+    walk = EllipseWalk((0.6, 0.0, 0.0), (0.3, 0.9), rng.uniform(-0.2, 0.2), speed, rng.uniform(0, 2 * np.pi), bob=0.02)
+    return Scene((*surroundings, walker(rng, "walker", walk)), replace(calm, world_from_cam=path), lamp())
 
 
 def lamp() -> Light:
@@ -82,3 +113,24 @@ def interior(rng: np.random.Generator) -> tuple[SceneObject, ...]:
         furniture.block("small carton", (0.14, 0.18, 0.12), (0.2, 2.45, 0.4), (carton,), rng.uniform(0, 1)),
         furniture.block("chest", (0.5, 0.25, 0.4), (1.6, 2.7, 0.0), (chest,)),
     )
+
+
+def clutter(rng: np.random.Generator) -> list[SceneObject]:
+    """Boxes, balls, cans and stools that lie about, a few of them one on another; nothing where people walk."""
+    things = []
+    for number in range(16):
+        far_side = number % 2 == 0
+        x = rng.uniform(1.6, 2.9) if far_side else rng.uniform(-1.0, 2.2)
+        y = rng.uniform(-1.8, 1.9) if far_side else rng.choice([-1, 1]) * rng.uniform(1.6, 2.3)
+        cloth = fabric(rng, rng.uniform(0.05, 0.8, (3, 3)).tolist(), metres=rng.uniform(0.2, 0.6))
+        half = tuple(rng.uniform(0.08, 0.28, 3))
+        if number % 4 == 3:
+            centre = Fixed(pose((x, y, half[0])))
+            part = Part(Ellipsoid((half[0],) * 3), (cloth,), centre)
+            things.append(SceneObject("ball", (part,), occluder=Occluder((half[0],) * 3, centre)))
+        else:
+            things.append(furniture.block("box", half, (x, y, 0.0), (cloth,), rng.uniform(0, 3)))
+            on_top = tuple(0.6 * h for h in half)
+            paper = poster(rng, metres=0.6)
+            things.append(furniture.block("book", on_top, (x, y, 2 * half[2]), (paper,), rng.uniform(0, 3)))
+    return things

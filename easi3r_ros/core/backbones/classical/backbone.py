@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from easi3r_ros.core.backbones.base import Backbone
-from easi3r_ros.core.backbones.classical.camera import FocalBelief, focal_from_fov
 from easi3r_ros.core.backbones.classical.features import ClassicalFeatures, extract
-from easi3r_ros.core.backbones.classical.flow import FlowEstimator
-from easi3r_ros.core.backbones.classical.pair import Solution, View, solve_motion, solve_views, widened, with_flow
-from easi3r_ros.core.backbones.classical.refine import Motion
+from easi3r_ros.core.backbones.classical.pair import Solution, View, solve_motion, solve_views, with_flow
+from easi3r_ros.core.two_view.camera import FocalBelief, focal_from_fov
+from easi3r_ros.core.two_view.flow import FlowEstimator, widened
+from easi3r_ros.core.two_view.refine import Motion
 from easi3r_ros.core.types import Edge, InputSpec, NetworkInput, PairEvidence, PairGeometry, PairMotion, Partners
 
 FOV_DEVIATION = 0.4  # of log focal length: how far off the assumed field of view may be
@@ -65,7 +65,7 @@ class ClassicalBackbone(Backbone):
         solutions: dict[Edge, Solution] = {}
         longer: dict[int, Motion | None] = {}
         for pair in reversed(known):
-            prior = self._focal_prior(pair.first.size[0])
+            prior = self._focal_prior(pair.first.tracked.size[0])
             motion = solve_motion(pair, moving, prior, longer.get(pair.second.index))
             longer.setdefault(pair.second.index, motion)
             solutions[pair.edge] = solve_views(pair, motion, moving, prior)
@@ -88,7 +88,9 @@ def _answer(a: ClassicalFeatures, b: ClassicalFeatures, solution: Solution) -> P
         conf_a=torch.from_numpy(views[0].confidence),
         conf_b=torch.from_numpy(views[1].confidence),
         evidence=PairEvidence(
-            motion=PairMotion(torch.from_numpy(views[0].evidence), torch.from_numpy(views[1].evidence))
+            motion=PairMotion(
+                *(torch.from_numpy(view.evidence) for view in views), *(torch.from_numpy(view.flow) for view in views)
+            )
         ),
     )
 

@@ -1,4 +1,4 @@
-"""What the classical backbone keeps of a frame: its grey image, gradients, and what its pairs have told so far."""
+"""What the classical backbone keeps of a frame: its image for optical flow, and what its pairs have told so far."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import torch
 
-from easi3r_ros.core.backbones.classical.camera import FocalBelief
-from easi3r_ros.core.backbones.classical.flow import SMALLEST_SIDE, Flow, structure_tensor
-from easi3r_ros.core.backbones.classical.refine import Motion
+from easi3r_ros.core.two_view.camera import FocalBelief
+from easi3r_ros.core.two_view.flow import SMALLEST_SIDE
+from easi3r_ros.core.two_view.refine import Motion
+from easi3r_ros.core.two_view.tracked import TrackedImage
 from easi3r_ros.core.types import Features, NetworkInput
 
 CELL = 8  # pixels per side of a token
@@ -21,22 +22,14 @@ STRONG_GRADIENT = 50.0  # grey levels per pixel
 class Memo:
     """Results that later calls use again; they leave with the frame. Keys are the partner's frame index."""
 
-    flows: dict[int, Flow] = field(default_factory=dict)  # from this frame
-    seconds: dict[int, float] = field(default_factory=dict)  # how much later the partner was taken
     motions: dict[int, Motion | None] = field(default_factory=dict)  # to a later frame, by the first pass
     focal: FocalBelief | None = None  # of this frame, once it has been paired with an earlier one
 
 
 @dataclass(frozen=True)
 class ClassicalFeatures(Features):
-    grey: np.ndarray  # (h, w) uint8
-    structure: np.ndarray  # (3, g, k) float32, `structure_tensor`
+    tracked: TrackedImage
     memo: Memo = field(default_factory=Memo)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(w, h)."""
-        return self.grey.shape[1], self.grey.shape[0]
 
 
 def extract(image: NetworkInput) -> ClassicalFeatures:
@@ -47,10 +40,9 @@ def extract(image: NetworkInput) -> ClassicalFeatures:
             f"optical flow needs at least {SMALLEST_SIDE} pixels on the short side, the image is {width} x {height}: "
             "raise preprocess.long_side"
         )
-    grey = cv2.cvtColor(image.image, cv2.COLOR_RGB2GRAY)
-    structure = structure_tensor(grey)
+    tracked = TrackedImage.of(image)
     grid = (height // CELL, width // CELL)
-    return ClassicalFeatures(image, _tokens(image.image, structure, grid), grid, grey, structure)
+    return ClassicalFeatures(image, _tokens(image.image, tracked.structure, grid), grid, tracked)
 
 
 def _tokens(image: np.ndarray, structure: np.ndarray, grid: tuple[int, int]) -> torch.Tensor:

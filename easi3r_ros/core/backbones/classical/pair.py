@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
-from easi3r_ros.core.backbones.classical.camera import FocalBelief, camera_from
 from easi3r_ros.core.backbones.classical.features import ClassicalFeatures
-from easi3r_ros.core.backbones.classical.flow import Flow, FlowEstimator, on_grid, to_pixels
-from easi3r_ros.core.backbones.classical.matches import sample_matches
-from easi3r_ros.core.backbones.classical.refine import Motion
-from easi3r_ros.core.backbones.classical.two_view import estimate_motion
 from easi3r_ros.core.backbones.classical.view import finish, measure, typical_inverse_depth
+from easi3r_ros.core.two_view.camera import FocalBelief, camera_from
+from easi3r_ros.core.two_view.estimate import estimate_motion
+from easi3r_ros.core.two_view.flow import Flow, FlowEstimator, to_pixels
+from easi3r_ros.core.two_view.matches import sample_matches
+from easi3r_ros.core.two_view.refine import Motion
+from easi3r_ros.core.two_view.tracked import flows_between
 
 FORGETTING = 0.9  # per pair, of what was learned about the focal length: zoom lenses
 MOST_FOCAL_INFORMATION = 0.02**-2  # log focal length: it will never be believed to better than 2 %
-LONGEST_PREDICTION = 6.0  # times the time that a flow was observed over; beyond it zero is as good a guess
-MASK_MARGIN = 5  # pixels, width of the brush: flow next to a mover is the mover's
 
 
 @dataclass(frozen=True)
@@ -27,6 +25,7 @@ class View:
     points: np.ndarray  # (h, w, 3) float32 in the view's own camera, in units of the pair's median depth
     confidence: np.ndarray  # (h, w) float32 >= 1
     evidence: np.ndarray  # (h, w) float32 >= 0, standard deviations off the rigid motion
+    flow: np.ndarray  # (2, g, k) float32 pixels to the other view, NaN where it is not sure
 
 
 @dataclass(frozen=True)
@@ -54,14 +53,7 @@ class FramePair:
 
 def with_flow(first: ClassicalFeatures, second: ClassicalFeatures, estimator: FlowEstimator) -> FramePair:
     """The flow between two frames, computed once and kept with them."""
-    if second.index not in first.memo.flows:
-        seconds = (second.input.frame.stamp_ns - first.input.frame.stamp_ns) * 1e-9
-        flows = estimator.both_ways(
-            (first.grey, second.grey), (first.structure, second.structure), _expected_flow(first, seconds)
-        )
-        for one, other, flow, later in ((first, second, flows[0], seconds), (second, first, flows[1], -seconds)):
-            one.memo.flows[other.index], one.memo.seconds[other.index] = flow, later
-    return FramePair(first, second, first.memo.flows[second.index], second.memo.flows[first.index])
+    return FramePair(first, second, *flows_between(first.tracked, second.tracked, estimator))
 
 
 def solve_motion(
@@ -74,7 +66,7 @@ def solve_motion(
     """
     first, second = pair.first, pair.second
     belief = FocalBelief(0.0, np.inf) if first.input.K is not None else _belief(first, prior)
-    camera = camera_from(first.input.K, first.size, belief)
+    camera = camera_from(first.input.K, first.tracked.size, belief)
     matches = sample_matches(pair.forward, pair.backward, moving.get(first.index), moving.get(second.index))
     motion = estimate_motion(matches, camera, belief, first.memo.motions.get(second.index), longer)
     first.memo.motions.setdefault(second.index, motion)
@@ -95,34 +87,18 @@ def solve_views(
         measure(pair.backward, reverse, moving.get(pair.second.index)),
     )
     unit = typical_inverse_depth(measured)
-    camera = motion.camera if motion else camera_from(first.input.K, first.size, _belief(first, prior))
+    camera = motion.camera if motion else camera_from(first.input.K, first.tracked.size, _belief(first, prior))
     views = []
-    for view in measured:
+    for view, flow in zip(measured, (pair.forward, pair.backward), strict=True):
         depth = finish(view, unit)
         inverse_depth, confidence, evidence = (
-            to_pixels(nodes, first.size) for nodes in (depth.values, depth.confidence, view.evidence)
+            to_pixels(nodes, first.tracked.size) for nodes in (depth.values, depth.confidence, view.evidence)
         )
-        views.append(View(_points(inverse_depth, camera.matrix()), confidence, evidence))
+        views.append(View(_points(inverse_depth, camera.matrix()), confidence, evidence, flow.confirmed))
     second_from_first = np.eye(4)
     if motion is not None:
         second_from_first[:3, :3], second_from_first[:3, 3] = motion.R, motion.t * unit
     return Solution(*views, second_from_first)
-
-
-def widened(moving: np.ndarray) -> np.ndarray:
-    """(h, w) bool -> (g, k) bool with a margin."""
-    wide = cv2.dilate(moving.astype(np.uint8), np.ones((MASK_MARGIN, MASK_MARGIN), np.uint8))
-    return on_grid(wide * np.uint8(255)) > 0
-
-
-def _expected_flow(frame: ClassicalFeatures, seconds: float) -> np.ndarray | None:
-    """(h, w, 2) flow after `seconds` if everything goes on as in the flow known for the nearest time."""
-    known = {index: later for index, later in frame.memo.seconds.items() if later}
-    if not known:
-        return None
-    nearest = min(known, key=lambda index: abs(known[index] - seconds))
-    ratio = seconds / known[nearest]
-    return frame.memo.flows[nearest].at_pixels() * np.float32(ratio) if abs(ratio) <= LONGEST_PREDICTION else None
 
 
 def _belief(frame: ClassicalFeatures, prior: FocalBelief) -> FocalBelief:

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from easi3r_ros.core.backbones.classical.depth import InverseDepth, dense_inverse_depth, static_weight
-from easi3r_ros.core.backbones.classical.evidence import depth_violation, plausible_range
-from easi3r_ros.core.backbones.classical.flow import Flow
-from easi3r_ros.core.backbones.classical.refine import Motion, robust_scale, robust_scale_2d
-from easi3r_ros.core.backbones.classical.triangulate import Triangulation, triangulate
-
-SAMPLE = (slice(1, None, 3), slice(1, None, 3))  # nodes that statistics are taken from
+from easi3r_ros.core.two_view.evidence import depth_violation, plausible_range
+from easi3r_ros.core.two_view.flow import Flow
+from easi3r_ros.core.two_view.refine import Motion
+from easi3r_ros.core.two_view.rigid import SAMPLE, fit_rigid, off_homography
 
 
 @dataclass(frozen=True)
@@ -33,14 +31,11 @@ def measure(flow: Flow, motion: Motion | None, moving: np.ndarray | None) -> Mea
     if motion is None:
         return Measured(np.ones(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape, np.float32))
     if motion.turns_only:
-        return Measured(np.ones(shape, np.float32), np.zeros(shape, np.float32), _off_homography(flow, motion, moving))
-    found = triangulate(flow.nodes, flow.target, flow.information, motion.R, motion.t, motion.camera)
-    scale = np.float32(robust_scale(_static_sample(found.epipolar, moving)))
-    epipolar = found.epipolar / scale
-    information = _with_pose_error(found, scale, motion)
-    weight = static_weight(information, epipolar, moving)
-    violation = depth_violation(found.inverse_depth, information, *plausible_range(found.inverse_depth, weight))
-    return Measured(found.inverse_depth, weight, np.hypot(epipolar, violation))
+        return Measured(np.ones(shape, np.float32), np.zeros(shape, np.float32), off_homography(flow, motion, moving))
+    fit = fit_rigid(flow, motion, moving)
+    weight = static_weight(fit.information, fit.epipolar, moving)
+    violation = depth_violation(fit.inverse_depth, fit.information, *plausible_range(fit.inverse_depth, weight))
+    return Measured(fit.inverse_depth, weight, np.hypot(fit.epipolar, violation))
 
 
 def finish(measured: Measured, unit: float) -> InverseDepth:
@@ -57,27 +52,3 @@ def typical_inverse_depth(views: tuple[Measured, Measured]) -> float:
     weights = np.concatenate([view.weight[SAMPLE].ravel() for view in views])
     good = (weights > np.median(weights)) & (values > 0)
     return float(np.median(values[good])) if good.any() else 1.0
-
-
-def _with_pose_error(found: Triangulation, scale: float, motion: Motion) -> np.ndarray:
-    """(g, k) 1 / variance of inverse depths that are also wrong by the parallax that a wrong rotation feigns."""
-    feigned = np.float32(motion.turn_error * motion.camera.focal.mean())  # pixels
-    flow = found.information / scale**2
-    return flow / (1 + flow * (feigned / found.parallax) ** 2)
-
-
-def _off_homography(flow: Flow, motion: Motion, moving: np.ndarray | None) -> np.ndarray:
-    """(g, k) distance of the flow from what a turning camera sees, in standard deviations."""
-    u, v = flow.nodes
-    x, y, z = (row[0] * u + row[1] * v + row[2] for row in motion.homography.astype(np.float32))
-    dx, dy = flow.target[0] - x / z, flow.target[1] - y / z
-    xx, xy, yy = flow.information
-    distance = np.sqrt(np.maximum(xx * dx * dx + 2 * xy * dx * dy + yy * dy * dy, 0))
-    return distance / np.float32(robust_scale_2d(_static_sample(distance, moving)))
-
-
-def _static_sample(values: np.ndarray, moving: np.ndarray | None) -> np.ndarray:
-    """(N,) some of the values (g, k), without those that are known to move unless that is all."""
-    sample = values[SAMPLE].ravel()
-    static = sample if moving is None else sample[~moving[SAMPLE].ravel()]
-    return static if static.size else sample

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from easi3r_ros.core.backbones.classical.camera import Camera, FocalBelief
-from easi3r_ros.core.backbones.classical.matches import Matches
+from easi3r_ros.core.two_view.camera import Camera, FocalBelief
+from easi3r_ros.core.two_view.matches import Matches
 
 QUARTER_OF_NORMAL, QUARTER_OF_RAYLEIGH = 0.3186, 0.7585  # first quartiles of |x| and of |(x, y)| at unit deviation
 KERNEL = 2.5  # robust scales at which a residual has lost three quarters of its weight

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from easi3r_ros.core.backbones.classical.camera import Camera
+from easi3r_ros.core.two_view.camera import Camera
 
 
 @dataclass(frozen=True)

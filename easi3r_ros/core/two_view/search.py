@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from easi3r_ros.core.backbones.classical.refine import (
+from easi3r_ros.core.two_view.refine import (
     QUARTER_OF_NORMAL,
     SMALLEST_SCALE,
     Bearings,

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from easi3r_ros.core.backbones.classical.flow import Flow
+from easi3r_ros.core.two_view.flow import CONFIRMED, Flow
 
 PER_DIRECTION = 500  # samples of the flow a -> b, and as many of b -> a
-MAX_CYCLE = 1.0  # pixels: matches whose way there and back differs by more are wrong or occluded
 MAX_DEVIATION = 0.6  # pixels, standard deviation along the worse direction
 
 
@@ -54,7 +53,7 @@ def _sample(flow: Flow, excluded: np.ndarray | None) -> tuple[np.ndarray, np.nda
     every = (..., slice(step // 2, None, step), slice(step // 2, None, step))
     information = flow.information[every].reshape(3, -1).T.astype(np.float64)  # (3, n, m) -> (n * m, 3)
     covariance = _inverse(information)
-    usable = (flow.cycle[every].ravel() < MAX_CYCLE) & (_largest(covariance) < MAX_DEVIATION**2)
+    usable = (flow.cycle[every].ravel() < CONFIRMED) & (_largest(covariance) < MAX_DEVIATION**2)
     if excluded is not None:
         usable &= ~excluded[every].ravel()
     source, target = (

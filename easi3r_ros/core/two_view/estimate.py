@@ -7,9 +7,9 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from easi3r_ros.core.backbones.classical.camera import Camera, FocalBelief
-from easi3r_ros.core.backbones.classical.matches import Matches
-from easi3r_ros.core.backbones.classical.refine import (
+from easi3r_ros.core.two_view.camera import Camera, FocalBelief
+from easi3r_ros.core.two_view.matches import Matches
+from easi3r_ros.core.two_view.refine import (
     Bearings,
     Motion,
     epipolar_residuals,
@@ -20,8 +20,8 @@ from easi3r_ros.core.backbones.classical.refine import (
     robust_scale_2d,
     rotation_residuals,
 )
-from easi3r_ros.core.backbones.classical.search import search_translation
-from easi3r_ros.core.backbones.classical.triangulate import triangulate
+from easi3r_ros.core.two_view.search import search_translation
+from easi3r_ros.core.two_view.triangulate import triangulate
 
 FEWEST_MATCHES = 30  # below this nothing is said about the motion
 FIRST_ITERATIONS = 3  # of every hypothesis
@@ -35,11 +35,13 @@ def estimate_motion(
     prior: FocalBelief,
     start: Motion | None = None,
     longer: Motion | None = None,
+    guess: Motion | None = None,
 ) -> Motion | None:
     """The camera's motion that explains most matches; None if there are too few of them to say anything.
 
     start: an earlier estimate for the same frames that is about right; without it the search is global.
     longer: the motion to the same frame b from a frame farther away than a. It knows better whether there is parallax.
+    guess: what somebody else believes; tried beside the others.
     """
     if len(matches) < FEWEST_MATCHES:
         return None
@@ -54,6 +56,8 @@ def estimate_motion(
         hypotheses = search_translation(Bearings.of(matches, camera), unbiased)
     if longer is not None:
         hypotheses.append(replace(unbiased, t=longer.t))
+    if guess is not None:
+        hypotheses.append(guess)
     moved = _best_refined(matches, hypotheses)
     if longer is None and _turn_suffices(matches, turn, moved):
         return _with_homography(matches, turn)

@@ -20,6 +20,9 @@ CYCLE = 0.32  # of the distance by which the flow there and back misses
 OUT_OF_VIEW = 30.0  # pixels: the vector ends outside the other image, so it says nothing
 WINDOW = 13  # pixels: about the patch that the flow matches
 
+CONFIRMED = 1.0  # pixels by which the flow there and back may miss; more: occluded or wrong
+
+MASK_MARGIN = 5  # pixels, width of the brush: flow next to a mover is the mover's
 STEP = 2  # pixels between the nodes of the grid
 SMALLEST_SIDE = 16  # pixels: two patches
 
@@ -38,6 +41,11 @@ class Flow:
         """(2, g, k) float32 pixels that the vectors of the grid start from."""
         return node_pixels(*self.size[::-1])
 
+    @property
+    def confirmed(self) -> np.ndarray:
+        """(2, g, k) float32 flow vectors of the nodes, NaN where the way back does not lead home."""
+        return np.where(self.cycle < CONFIRMED, self.target - self.nodes, np.float32(np.nan))
+
     def at_pixels(self) -> np.ndarray:
         """(h, w, 2) float32 flow vector of every pixel: where it went, minus where it was."""
         return to_pixels(np.moveaxis(self.target - self.nodes, 0, -1), self.size)
@@ -47,6 +55,12 @@ def on_grid(image: np.ndarray) -> np.ndarray:
     """(h, w, ...) -> (g, k, ...) means around the nodes."""
     height, width = image.shape[:2]
     return cv2.resize(image, (width // STEP, height // STEP), interpolation=cv2.INTER_AREA)
+
+
+def widened(moving: np.ndarray) -> np.ndarray:
+    """(h, w) bool -> (g, k) bool with a margin."""
+    wide = cv2.dilate(moving.astype(np.uint8), np.ones((MASK_MARGIN, MASK_MARGIN), np.uint8))
+    return on_grid(wide * np.uint8(255)) > 0
 
 
 def to_pixels(nodes: np.ndarray, size: tuple[int, int]) -> np.ndarray:

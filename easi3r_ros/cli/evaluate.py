@@ -1,0 +1,108 @@
+"""`easi3r eval`: figures on clips whose truth is known."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(help="Accuracy on clips whose truth is known; docs/accuracy.md is made of it.", no_args_is_help=True)
+
+COLUMNS = (
+    ("JM", "jm", 2),
+    ("JR", "jr", 2),
+    ("FP %", "false_percent", 2),
+    ("AbsRel", "abs_rel", 3),
+    ("d<1.25", "delta_125", 2),
+    ("depth", "depth_coverage", 2),
+    ("ATE %", "ate_percent", 2),
+    ("RPE deg", "rpe_degrees", 3),
+    ("RPE %", "rpe_percent", 1),
+    ("FPS", "fps", 1),
+)
+PRESETS = "static,tabletop,walkers,traffic,handheld,crowd"
+
+
+@app.callback()
+def _commands() -> None:
+    """Keeps `synthetic` a command of its own while it is the only one."""
+
+
+@app.command()
+def synthetic(
+    presets: Annotated[str, typer.Option(help="Comma-separated names of rendered scenes.")] = PRESETS,
+    backbones: Annotated[str, typer.Option(help="Comma-separated: classical, tiny.")] = "classical,tiny",
+    seeds: Annotated[str, typer.Option(help="Comma-separated; no training or tuning uses 100 and above.")] = "101,102",
+    frames: Annotated[int, typer.Option(help="Length of each clip at 30 Hz, 320 x 240.", min=10)] = 60,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per row instead of a table.")] = False,
+) -> None:
+    """Masks, cues, depth and camera on rendered clips, with their movers frozen as a control, beside baselines."""
+    import torch
+
+    from easi3r_ros.core.config import PipelineConfig, with_settings
+    from easi3r_ros.eval.synthetic_table import rows
+
+    torch.set_num_threads(1)
+    configs = {
+        name: with_settings(PipelineConfig(), {"backbone.name": name}) for name in _names(backbones, "--backbones")
+    }
+    chosen = [_number(text) for text in _names(seeds, "--seeds")]
+    collected = []
+    for row in rows(_names(presets, "--presets"), chosen, frames, configs):
+        collected.append(row)
+        if as_json:
+            typer.echo(json.dumps(_rounded(row.as_dict())))
+    if not as_json:
+        _print(collected)
+
+
+def _names(text: str, option: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise typer.BadParameter(f"{option} is empty")
+    return names
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"--seeds: '{text}' is no whole number") from None
+
+
+def _rounded(value: Any) -> Any:
+    """JSON knows no nan; four digits are enough."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, float):
+        return None if math.isnan(value) else round(value, 4)
+    return value
+
+
+def _print(collected: list) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    figures, cues = Table(box=box.MARKDOWN), Table(box=box.MARKDOWN)
+    for heading in ("clip", "backbone", *(title for title, _, _ in COLUMNS), "frozen FP %"):
+        figures.add_column(heading, no_wrap=True)
+    for heading in ("clip", "map", "AUC", "frozen AUC", "JM, best threshold"):
+        cues.add_column(heading, no_wrap=True)
+    for row in collected:
+        if row.figures:
+            values = [_text(row.figures[name], digits) for _, name, digits in COLUMNS]
+            figures.add_row(row.preset, row.method, *values, _text(row.frozen_false_percent, 2))
+        for name, cue in row.cues.items():
+            label = name if row.method == "baselines" else f"{row.method}: {name}"
+            frozen = row.frozen_auc.get(name, float("nan"))
+            cues.add_row(row.preset, label, _text(cue.auc, 3), _text(frozen, 3), _text(cue.jm, 2))
+    console = Console(width=160)
+    console.print(figures)
+    console.print(cues)
+
+
+def _text(value: float, digits: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"

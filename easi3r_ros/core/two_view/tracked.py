@@ -1,0 +1,57 @@
+"""A frame as optical flow sees it, with the flows to other frames that are already known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from easi3r_ros.core.two_view.flow import Flow, FlowEstimator, structure_tensor
+from easi3r_ros.core.types import NetworkInput
+
+LONGEST_PREDICTION = 6.0  # times the time that a flow was observed over; beyond it zero is as good a guess
+
+
+@dataclass(frozen=True)
+class TrackedImage:
+    """Keys of the dictionaries, which grow, are the partners' frame indices; they leave with the frame."""
+
+    index: int
+    stamp_ns: int
+    grey: np.ndarray  # (h, w) uint8
+    structure: np.ndarray  # (3, g, k) float32, `structure_tensor`
+    flows: dict[int, Flow] = field(default_factory=dict)  # from this frame
+    seconds: dict[int, float] = field(default_factory=dict)  # how much later the partner was taken
+
+    @classmethod
+    def of(cls, image: NetworkInput) -> TrackedImage:
+        grey = cv2.cvtColor(image.image, cv2.COLOR_RGB2GRAY)
+        return cls(image.frame.index, image.frame.stamp_ns, grey, structure_tensor(grey))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(w, h)."""
+        return self.grey.shape[1], self.grey.shape[0]
+
+
+def flows_between(first: TrackedImage, second: TrackedImage, estimator: FlowEstimator) -> tuple[Flow, Flow]:
+    """From the first to the second frame and back, computed once and kept with them."""
+    if second.index not in first.flows:
+        seconds = (second.stamp_ns - first.stamp_ns) * 1e-9
+        flows = estimator.both_ways(
+            (first.grey, second.grey), (first.structure, second.structure), _expected_flow(first, seconds)
+        )
+        for one, other, flow, later in ((first, second, flows[0], seconds), (second, first, flows[1], -seconds)):
+            one.flows[other.index], one.seconds[other.index] = flow, later
+    return first.flows[second.index], second.flows[first.index]
+
+
+def _expected_flow(frame: TrackedImage, seconds: float) -> np.ndarray | None:
+    """(h, w, 2) flow after `seconds` if everything goes on as in the flow known for the nearest time."""
+    known = {index: later for index, later in frame.seconds.items() if later}
+    if not known:
+        return None
+    nearest = min(known, key=lambda index: abs(known[index] - seconds))
+    ratio = seconds / known[nearest]
+    return frame.flows[nearest].at_pixels() * np.float32(ratio) if abs(ratio) <= LONGEST_PREDICTION else None
