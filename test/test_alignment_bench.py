@@ -11,7 +11,7 @@ from helpers_alignment import GOLDEN, one_thread, recorded_variants  # noqa: F40
 from easi3r_ros.cli import alignment_tables
 from easi3r_ros.cli.app import main
 from easi3r_ros.core.alignment.reference import Optimised
-from easi3r_ros.eval import alignment_bench
+from easi3r_ros.eval import alignment_bench, alignment_twins
 from easi3r_ros.eval.alignment_bench import SolverRow, curve_row, twin_rows
 from easi3r_ros.eval.alignment_golden import AlignmentFileError, read_variants
 from easi3r_ros.eval.alignment_twins import box_room
@@ -120,12 +120,13 @@ def test_tables_of_twins(capsys, monkeypatch):
     scenes = []
 
     def rows(twins):
-        scenes.extend(twin.name for twin in twins)
+        scenes.extend(twins)
         return [row, replace(row, objective=float("nan"))]
 
+    monkeypatch.setattr(alignment_twins, "box_room", lambda seed: f"scene {seed}")
     monkeypatch.setattr(alignment_bench, "twin_rows", rows)
     alignment_tables.print_twins(2)
-    assert scenes == ["box room 1", "box room 2"]
+    assert scenes == ["scene 1", "scene 2"]
     lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.lstrip().startswith("|")]
     assert cells(lines[0])[:3] == ["other scene", "objective", "ATE"] and set(lines[1]) <= set("|-: ")
     assert cells(lines[2]) == ["a, flow", "0.99985", "0.900", "1.000", "1.100", "200 x", "50", "8"]

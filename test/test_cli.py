@@ -42,7 +42,7 @@ def fake_pipeline(monkeypatch):
             name = "fake"
             has_attention = False
 
-        def __init__(self, config):
+        def __init__(self, config, journal=None):
             Fake.config = config
 
     monkeypatch.setattr(module, "Pipeline", Fake)
@@ -94,6 +94,14 @@ def test_run_works_with_the_real_pipeline(easi3r, tmp_path):
     assert "4 frames of 96 x 64" in out
     poses = np.loadtxt(tmp_path / "out" / "trajectory.txt", ndmin=2)
     assert poses.shape[1] == 8 and np.isfinite(poses).all()
+
+
+def test_global_says_what_it_cannot_align_and_leaves_nothing(easi3r, tmp_path):
+    clip = write_video(tmp_path / "clip.mp4", 4, size=(96, 64))  # a picture that becomes brighter: no parallax
+    code, _, err = easi3r("run", clip, "--out", tmp_path / "out", "--set", "backbone.name=classical", "--global")
+    assert code == 2
+    assert "error: no frame has a place in the world" in err and "leave out --global" in err
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_user_errors_are_one_line(easi3r, fake_pipeline, tmp_path):
@@ -149,7 +157,7 @@ def test_terminate_leaves_readable_files(tmp_path):
         "from helpers_io import FakePipeline\n"
         "class Slow(FakePipeline):\n"
         "    class backbone: name, has_attention = 'slow', False\n"
-        "    def __init__(self, config): pass\n"
+        "    def __init__(self, config, journal=None): pass\n"
         "    def push(self, frame): time.sleep(0.05); return super().push(frame)\n"
         "module.Pipeline = Slow\n"
         "from easi3r_ros.cli import main\n"

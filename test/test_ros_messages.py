@@ -2,6 +2,7 @@
 
 import array
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +18,7 @@ from easi3r_ros.ros import messages
 from easi3r_ros.ros.convert import array_from_image, rgb_from_image
 from easi3r_ros.ros.message_types import WITH_ROS, CameraInfo, DiagnosticStatus, Header, WindowStatus
 from easi3r_ros.ros.odometry import UNKNOWN, StampedPose, twist_between
-from easi3r_ros.ros.results import TOPICS, ResultMessages
+from easi3r_ros.ros.results import DEBUG_TOPICS, TOPICS, ResultMessages
 from easi3r_ros.ros.status import BackboneInfo, Monitor, Timing, status_message, total_latency_ms
 from easi3r_ros.ros.worker import Counts
 
@@ -219,6 +220,13 @@ class TestResults:
         monkeypatch.setattr("easi3r_ros.ros.results.split_cloud", lambda *_: pytest.fail("nobody wants clouds"))
         assert set(self.make(maker, result(), lambda name: name == "mask")) == {"mask"}
         assert self.make(maker, result(), lambda name: False) == {}
+
+    def test_evidence_of_the_cues_at_work(self, maker):
+        odds = np.array([[-1.5, 4.0]], np.float32)
+        made = self.make(maker, replace(result(), evidence={"geometry": odds, "attention/dynamic": odds}))
+        assert set(made) & set(DEBUG_TOPICS) == {"evidence/geometry"}
+        np.testing.assert_array_equal(array_from_image(made["evidence/geometry"]), odds)
+        assert made["evidence/geometry"].header.frame_id == "cam"
 
     def test_path_is_bounded_and_grows_unseen(self, maker):
         for index in range(4):

@@ -8,9 +8,10 @@ import pytest
 
 from easi3r_ros.synthetic import Clip, iter_frames, render_clip
 from easi3r_ros.synthetic.motions import Fixed, look_at, pose
+from easi3r_ros.synthetic.pairs import iter_truths
 from easi3r_ros.synthetic.presets import PRESETS, build_scene
 from easi3r_ros.synthetic.render import render_frame
-from easi3r_ros.synthetic.scene import Camera, Light, Occluder, Part, Scene, SceneObject
+from easi3r_ros.synthetic.scene import Camera, Light, Occluder, Part, Scene, SceneObject, Sky
 from easi3r_ros.synthetic.shapes import Box, Ellipsoid, Room
 from easi3r_ros.synthetic.textures import speckle
 
@@ -30,12 +31,12 @@ def test_static_flow_is_reprojected_depth(clip):
     # Written out here with OpenCV, so that a mistake in synthetic.truth cannot hide.
     i, j = 0, 5
     points = np.concatenate([grid() - clip.K[:2, 2], np.full((*clip.depth[i].shape, 1), clip.K[0, 0])], axis=-1)
-    points *= clip.depth[i][..., None] / clip.K[0, 0]
+    points *= np.where(clip.parts[i] < 0, 1.0, clip.depth[i])[..., None] / clip.K[0, 0]
     cam_j_from_cam_i = np.linalg.inv(clip.world_from_cam[j]) @ clip.world_from_cam[i]
     rotation = cv2.Rodrigues(cam_j_from_cam_i[:3, :3])[0]
     projected = cv2.projectPoints(points.reshape(-1, 3), rotation, cam_j_from_cam_i[:3, 3], clip.K, None)[0]
     expected = projected.reshape(points.shape[0], -1, 2) - grid()
-    static = ~clip.masks[i]
+    static = ~clip.masks[i] & (clip.parts[i] >= 0)
     np.testing.assert_allclose(clip.flow(i, j)[static], expected[static], atol=1e-3)
 
 
@@ -117,12 +118,59 @@ def test_static_has_no_movers():
 
 def test_truth_is_complete(clip):
     assert clip.images.shape == (6, 120, 160, 3) and clip.images.dtype == np.uint8
-    assert np.isfinite(clip.depth).all() and (clip.depth > 0).all()
+    sky = clip.parts < 0
+    assert np.isfinite(clip.depth[~sky]).all() and np.isinf(clip.depth[sky]).all() and (clip.depth > 0).all()
+    assert (sky.mean() > 0.02) == (clip.preset == "traffic") and not clip.masks[sky].any()
     assert (clip.masks == (clip.instances > 0)).all()
-    assert (clip.parts >= 0).all() and clip.parts.max() < clip.world_from_part.shape[1]
+    assert clip.parts.max() < clip.world_from_part.shape[1]
     assert clip.size == SIZE and clip.K[0, 2] == 79.5 and clip.K[1, 2] == 59.5
     np.testing.assert_allclose(np.linalg.det(clip.world_from_cam[:, :3, :3]), 1)
     assert clip.stamp_ns(3) == 100_000_000
+
+
+def test_pointmap_is_the_depth_along_the_pixels_rays(clip):
+    land = clip.parts[2] >= 0
+    points = clip.points(2)
+    projected = points[land] @ clip.K.T
+    np.testing.assert_allclose(projected[:, :2] / projected[:, 2:], grid()[land], atol=1e-9)
+    np.testing.assert_array_equal(points[..., 2], clip.depth[2])
+
+
+def test_the_sky_follows_the_turn_of_the_camera_alone():
+    clip = render_clip("traffic", seed=1, frames=5, size=SIZE, rate=5.0)
+    sky = (clip.parts[0] < 0) & (clip.depth[0] == np.inf)
+    turn = (np.linalg.inv(clip.world_from_cam[4]) @ clip.world_from_cam[0])[:3, :3]
+    rays = np.concatenate([grid(), np.ones((*SIZE[::-1], 1))], axis=-1) @ np.linalg.inv(clip.K).T
+    target = rays @ turn.T @ clip.K.T
+    expected = target[..., :2] / target[..., 2:] - grid()
+    np.testing.assert_allclose(clip.flow(0, 4)[sky], expected[sky], atol=1e-2)
+    assert np.isfinite(clip.flow(0, 4)[sky]).all() and not clip.occluded(0, 0)[sky].any()
+
+
+@pytest.mark.parametrize(
+    ("preset", "least", "most", "peak"),
+    [("traffic", 0.01, 0.2, 0.45), ("handheld", 0.03, 0.2, 0.35), ("crowd", 0.25, 0.5, 0.65)],
+)
+def test_movers_cover_what_the_preset_promises(preset, least, most, peak):
+    for seed in range(3):
+        scene = build_scene(preset, seed, 6.0)
+        truths = list(iter_truths(scene, 18, (80, 60), rate=3.0))
+        share = np.array([truth.mask.mean() for truth in truths])
+        assert least < share.mean() < most and share.max() < peak
+        assert (share > 0.002).mean() > 0.7  # most of the time somebody is there
+        assert min(truth.depth.min() for truth in truths) > 0.4
+        movers = scene.instance_of_part().max()
+        assert movers == {"handheld": 1, "crowd": 5}.get(preset, movers) and 1 <= movers <= 5
+
+
+def test_a_restless_hand_turns_the_camera_more_than_a_calm_one():
+    def turns(preset: str) -> float:
+        camera = build_scene(preset, 0, 3.0).camera
+        poses = np.stack([camera.world_from_cam(t) for t in np.arange(0, 3, 1 / 30)])
+        steps = np.linalg.inv(poses[:-1]) @ poses[1:]
+        return float(np.degrees(np.arccos((np.trace(steps[:, :3, :3], axis1=1, axis2=2) - 1) / 2)).mean())
+
+    assert turns("handheld") > 2.5 * turns("static")
 
 
 @pytest.mark.parametrize("arguments", [("walkers", 0, 0), ("walkers", 0, 2, (4, 4)), ("walkers", 0, 2, SIZE, 0.0)])
@@ -184,6 +232,27 @@ def test_image_lies_on_the_pixel_grid_of_K():
     x, y, z = (np.linalg.inv(full.view.world_from_cam) @ [*centre, 1])[:3]
     fx, cx, cy = full.view.K[0, 0], full.view.K[0, 2], full.view.K[1, 2]
     np.testing.assert_allclose(centroid, [fx * y / z + cy, fx * x / z + cx], atol=0.15)
+
+
+def test_the_sun_casts_shadows_that_follow_what_casts_them():
+    def seen(x: float, shadow: float) -> np.ndarray:
+        grey = (speckle(np.random.default_rng(0), (0.5, 0.5, 0.5), contrast=0.0),)
+        ground = SceneObject("ground", (Part(Box((20, 20, 0.1)), grey, Fixed(pose((0, 0, -0.1)))),))
+        at = Fixed(pose((x, 0, 1.5)))
+        ball = SceneObject("ball", (Part(Ellipsoid((0.3,) * 3), grey, at),), occluder=Occluder((0.3,) * 3, at))
+        camera = Camera(Fixed(look_at(np.array([-1.0, 0, 3.0]), np.array([3.0, 0, 0.0]))), noise=0.0)
+        sky = Sky(sun=(0.0, 0.6, 0.8), shadow=shadow, clouds=0.0)
+        return render_frame(Scene((ground, ball), camera, sky), 0, 0.0, SIZE, np.random.default_rng(0))
+
+    for x in (2.0, 3.0):
+        without, with_shadow = seen(x, 0.0), seen(x, 1.0)
+        darker = (without.image[..., 0].astype(float) - with_shadow.image[..., 0]) * (with_shadow.parts == 0)
+        assert darker.max() > 40
+        v, u = [(darker * axis).sum() / darker.sum() for axis in np.indices(darker.shape)]
+        # The ball's centre is 1.5 m up; towards a sun at (0, 0.6, 0.8) its shadow lies 1.5 * 0.6 / 0.8 m to the right.
+        ground = np.linalg.inv(with_shadow.view.world_from_cam) @ [x, -1.125, 0.0, 1.0]
+        expected = (with_shadow.view.K @ ground[:3])[:2] / ground[2]
+        np.testing.assert_allclose([u, v], expected, atol=1.5)
 
 
 def test_open_scene_is_refused():

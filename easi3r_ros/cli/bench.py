@@ -71,7 +71,7 @@ def _print_streams(frames: int, difficult: bool) -> None:
         f"{walk.stream.name}: {walk.injected} frames were made unusable; {walk.late_ms:.1f} ms at its end, "
         f"{walk.early_ms:.1f} ms at frames 50-150 ({walk.late_ms / walk.early_ms:.2f} x); memory grew by "
         f"{walk.memory_growth_mb:.1f} MB\n"
-        f"the same pairs aligned as a whole: ATE {walk.offline_ate_percent:.3f} % "
-        f"(the stream's is {walk.stream.ate_percent / walk.offline_ate_percent:.2f} x that), in "
+        f"ATE without lost frames {walk.ate_percent:.3f} %; of the same pairs aligned as a whole "
+        f"{walk.offline_ate_percent:.3f} % ({walk.ate_percent / walk.offline_ate_percent:.2f} x), in "
         f"{walk.offline_seconds:.1f} s"
     )

@@ -22,12 +22,15 @@ COLUMNS = (
     ("RPE %", "rpe_percent", 1),
     ("FPS", "fps", 1),
 )
-PRESETS = "static,tabletop,walkers,traffic,handheld,crowd"
-
-
-@app.callback()
-def _commands() -> None:
-    """Keeps `synthetic` a command of its own while it is the only one."""
+MOVING = "tabletop,walkers,traffic,handheld,crowd"
+PRESETS = f"static,{MOVING}"
+EFFECT_MAPS = (
+    "1 - mean as source",
+    "std as source",
+    "mean as reference",
+    "1 - std as reference",
+    "product (eq. 9)",
+)
 
 
 @app.command()
@@ -56,6 +59,38 @@ def synthetic(
             typer.echo(json.dumps(_rounded(row.as_dict())))
     if not as_json:
         _print(collected)
+
+
+@app.command()
+def attention(
+    checkpoint: Annotated[str, typer.Option(help="A DUSt3R-architecture checkpoint; empty: the embedded tiny.")] = "",
+    presets: Annotated[str, typer.Option(help="Comma-separated names of rendered scenes with movers.")] = MOVING,
+    seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "101,102",
+    frames: Annotated[int, typer.Option(help="Length of each clip.", min=10)] = 20,
+    rate: Annotated[float, typer.Option(help="Frames per second; the published graph reaches 9 frames.")] = 10.0,
+) -> None:
+    """Whether a network's cross-attention knows what moves: AUC of Easi3R's four maps, with frozen movers beside."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from easi3r_ros.core.backbones import build_backbone
+    from easi3r_ros.core.config import BackboneConfig
+    from easi3r_ros.eval.attention_effect import attention_effect
+    from easi3r_ros.eval.synthetic_clips import ClipSpec, render
+
+    backbone = build_backbone(BackboneConfig(name="dust3r" if checkpoint else "tiny", checkpoint=checkpoint))
+    table = Table(box=box.MARKDOWN)
+    for heading in ("clip", "seed", "movers", *EFFECT_MAPS):
+        table.add_column(heading, no_wrap=True)
+    for preset in _names(presets, "--presets"):
+        for seed in (_number(text) for text in _names(seeds, "--seeds")):
+            for frozen in (False, True):
+                spec = ClipSpec(preset, seed, frames, rate=rate, frozen=frozen)
+                auc = attention_effect(spec, render(spec), backbone).auc
+                row = (_text(auc[name], 2) for name in EFFECT_MAPS)
+                table.add_row(preset, str(seed), "frozen" if frozen else "moving", *row)
+    Console(width=160).print(table)
 
 
 def _names(text: str, option: str) -> list[str]:

@@ -10,7 +10,8 @@ import typer
 
 def play(
     source: Annotated[
-        Path, typer.Argument(metavar="BAG", help="A rosbag2 (folder, .mcap, .db3), video or image folder.")
+        Path,
+        typer.Argument(metavar="BAG", help="A rosbag2 (folder, .mcap, .db3), video, image folder, synthetic:PRESET."),
     ],
     rate: Annotated[float, typer.Option(min=0.001, help="Recorded seconds per second.")] = 1.0,
     loop: Annotated[bool, typer.Option("--loop", help="Start again at the end, with the same stamps.")] = False,

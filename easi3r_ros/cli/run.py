@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def run(
     source: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="A rosbag2 (folder, .mcap, .db3), video or image folder.")
+        Path,
+        typer.Argument(metavar="INPUT", help="A rosbag2 (folder, .mcap, .db3), video, image folder, synthetic:PRESET."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
     topic: Annotated[str | None, typer.Option(help="Image topic, if the bag has several.")] = None,

@@ -95,7 +95,7 @@ class MotionConfig:
         live=True,
     )
     memory: float = setting(
-        0.0,
+        0.6,
         "Share of the log odds for motion that a frame inherits along the flow from the one before; 0: none. "
         "Not for the attention cue alone.",
         low=0.0,

@@ -6,19 +6,15 @@ No network and no images: pointmaps come from the truth of a rendered scene, wit
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
-from itertools import islice
 
 import cv2
 import numpy as np
-import psutil
 import torch
 
 from easi3r_ros.core.alignment.anchor import PLACED
 from easi3r_ros.core.alignment.incremental import IncrementalAligner
-from easi3r_ros.core.alignment.journal import PairJournal
-from easi3r_ros.core.alignment.offline import align_globally
 from easi3r_ros.core.config import AlignmentConfig
 from easi3r_ros.core.types import AlignedFrame, PairGeometry, Partners, TrackingState
 from easi3r_ros.core.window import partners
@@ -31,7 +27,6 @@ from easi3r_ros.synthetic.scene import Camera, Part, Scene, SceneObject
 from easi3r_ros.synthetic.shapes import Box
 
 PARTNERS = Partners(steps=(1, 3, 5))
-EARLY, LATE = range(50, 150), 100  # frames whose time is compared: those, and the last so many
 MEMORY = 10
 SIZE = (96, 72)
 RATE = 10.0  # Hz: at 0.5 m/s the neighbours of a pair are 5 to 25 cm apart
@@ -49,54 +44,6 @@ class StreamRow:
     degraded: int
     milliseconds: float  # CPU time per frame, median
     finite: bool
-
-
-@dataclass(frozen=True)
-class WalkRow:
-    """What a long stream has beside that."""
-
-    stream: StreamRow
-    injected: int  # frames that were made unusable
-    offline_ate_percent: float  # of `align_globally` on the same pairs
-    offline_seconds: float  # its CPU time, after the stream
-    early_ms: float  # median CPU time per frame of EARLY, measured again in turn with the last LATE ...
-    late_ms: float  # ... and of those: what else the machine does concerns both
-    memory_growth_mb: float  # resident memory, before the last LATE frames against the end of EARLY
-
-
-def long_walk(frames: int = 1000, noise: float = 0.02, lost_every: int = 100, seed: int = 5) -> WalkRow:
-    """A patrol with a third of the pixels moving; every `lost_every`-th frame is pure noise."""
-
-    def steps(journal: PairJournal | None = None) -> Iterator[Step]:
-        truths = iter_truths(scene, frames, SIZE, RATE)
-        return aligned_stream(truths, noise, spoiled=spoiled, journal=journal)
-
-    if frames < EARLY.stop + LATE:
-        raise ValueError(f"a long walk has at least {EARLY.stop + LATE} frames, not {frames}")
-    scene = build_scene("patrol", seed, duration=frames / RATE)
-    spoiled = set(range(lost_every, frames, lost_every)) if lost_every else set()
-    walk, again, process = steps(), steps(), psutil.Process()
-    done, memory = list(islice(walk, EARLY.stop)), [process.memory_info().rss]
-    done += islice(walk, frames - LATE - EARLY.stop)
-    memory.append(process.memory_info().rss)
-    list(islice(again, EARLY.start))
-    pairs = list(zip(again, walk, strict=False))  # in turn
-    done += [late for _, late in pairs]
-    journal = PairJournal()
-    truth = np.stack([step.truth for step in steps(journal)])
-    begin = time.process_time()
-    refined = align_globally(journal).frames
-    seconds = time.process_time() - begin
-    offline = np.stack([refined[index].world_from_cam for index in range(frames)])
-    return WalkRow(
-        stream=_row(f"walk of {frames}", done),
-        injected=len(spoiled),
-        offline_ate_percent=score(offline, truth).ate_percent_of_path,
-        offline_seconds=seconds,
-        early_ms=1e3 * float(np.median([early.seconds for early, _ in pairs])),
-        late_ms=1e3 * float(np.median([late.seconds for _, late in pairs])),
-        memory_growth_mb=(memory[1] - memory[0]) / 2**20,
-    )
 
 
 def robustness(frames: int = 60) -> Iterator[StreamRow]:
@@ -122,7 +69,7 @@ def run_stream(
     spoiled: Set[int] = frozenset(),
 ) -> StreamRow:
     """Align a stream and compare it with its truth. spoiled: frames of whose pairs nothing is left but noise."""
-    return _row(name, list(aligned_stream(truths, noise, masks, spoiled)))
+    return stream_row(name, list(aligned_stream(truths, noise, masks, spoiled)))
 
 
 @dataclass(frozen=True)
@@ -139,9 +86,9 @@ def aligned_stream(
     noise: float = 0.01,
     masks: str = "perfect",
     spoiled: Set[int] = frozenset(),
-    journal: PairJournal | None = None,
+    keep: Callable[[list[PairGeometry], dict[int, torch.Tensor], AlignedFrame], None] | None = None,
 ) -> Iterator[Step]:
-    """See `run_stream`. journal: where the pairs are kept."""
+    """See `run_stream`. keep: called with the pairs and masks of every frame, and what came of it."""
     aligner, rng = IncrementalAligner(AlignmentConfig(), MEMORY), np.random.default_rng(0)
     window: dict[int, Truth] = {}
     lost: set[int] = set()
@@ -154,8 +101,8 @@ def aligned_stream(
         start = time.process_time()
         result = aligner.update(truth.index, pairs, known, truth.view.K, truth.depth.shape)
         seconds = time.process_time() - start
-        if journal is not None:
-            journal.add(pairs, known, result, focal_known=True)
+        if keep is not None:
+            keep(pairs, known, result)
         if result.state is TrackingState.LOST:
             lost.add(result.index)
         lost &= window.keys()
@@ -187,7 +134,7 @@ def _mask(mask: np.ndarray, kind: str) -> np.ndarray:
     return change[kind](mask.astype(np.uint8)).astype(bool)
 
 
-def _row(name: str, steps: Sequence[Step]) -> StreamRow:
+def stream_row(name: str, steps: Sequence[Step]) -> StreamRow:
     results = [step.result for step in steps]
     estimated = np.stack([result.world_from_cam for result in results])
     lost = [result.state is TrackingState.LOST for result in results]

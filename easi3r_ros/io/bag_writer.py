@@ -56,7 +56,7 @@ class BagWriter(ResultWriter):
         frame = result.frame
         header = Header(stamp=time_message(frame.stamp_ns), frame_id=frame.frame_id)
         self._count += 1
-        for name, message in self._messages.make(result, header, self._camera_info(), lambda _: True):
+        for name, message in self._messages.make(result, header, self._camera_info(), TOPICS.__contains__):
             self._record(f"{NODE}/{name}", frame.stamp_ns, message)
         transform = self._messages.transform(result, header)
         if transform is not None:

@@ -11,6 +11,7 @@ from rosbags.interfaces import QosDurability
 
 from easi3r_ros.io.bags import open_bag, read_messages, topic_table
 from easi3r_ros.io.source import FrameSource, SourceError, is_bag, open_source
+from easi3r_ros.io.synthetic_source import SyntheticSource
 from easi3r_ros.ros.message_types import CameraInfo, Header, Image
 from easi3r_ros.ros.messages import camera_info_message, image_message, time_message
 from easi3r_ros.ros.schedule import TimedMessage
@@ -20,14 +21,20 @@ from easi3r_ros.ros.stand_ins import serialize, type_name
 def open_playback(
     path: Path, topics: Collection[str] = (), rate: float | None = None, camera_info: Path | None = None
 ) -> BagMessages | FrameMessages:
-    """What to play of a bag (all topics, or those named), a video or an image folder. Raises SourceError."""
+    """What to play of a bag (all topics, or those named), a video, an image folder or a rendered clip.
+
+    A rendered clip is rendered here, which takes seconds. Raises SourceError.
+    """
     if path.exists() and is_bag(path):
         if rate is not None or camera_info is not None:
             raise SourceError("a bag has its own stamps and camera_info: leave out the frame rate and the calibration")
         return BagMessages(path, topics)
     if topics:
         raise SourceError(f"'{path}' is no bag: it has no topics to choose")
-    return FrameMessages(open_source(path, rate=rate, camera_info=camera_info))
+    source = open_source(path, rate=rate, camera_info=camera_info)
+    if isinstance(source, SyntheticSource):
+        source.render()
+    return FrameMessages(source)
 
 
 class BagMessages:

@@ -15,6 +15,7 @@ import yaml
 
 from easi3r_ros.core.types import Frame
 
+SYNTHETIC = "synthetic:"  # begins the name of a rendered clip
 BAG_SUFFIXES = frozenset({".mcap", ".db3"})
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 
@@ -100,13 +101,19 @@ def open_source(
     camera_info: Path | str | None = None,
     frame_id: str = Camera.frame_id,
 ) -> FrameSource:
-    """Open a rosbag2 (folder, .mcap or .db3), a video file or a folder of images.
+    """Open a rosbag2 (folder, .mcap or .db3), a video file, a folder of images, or a rendered clip (synthetic:PRESET).
 
     topic: image topic of a bag, needed only if it has several. For videos and folders: rate, frames per second (default
     is what the video says, 30 for folders); camera_info, a calibration file of the ROS camera calibrator; frame_id, the
     camera's optical frame. Raises SourceError.
     """
     path = Path(path)
+    if str(path).startswith(SYNTHETIC):
+        if topic is not None or camera_info is not None:
+            raise SourceError(f"'{path}' is rendered, its camera is known: leave out topic and calibration file")
+        from easi3r_ros.io.synthetic_source import SyntheticSource
+
+        return SyntheticSource(str(path), rate, frame_id)
     if not path.exists():
         raise SourceError(f"'{path}' does not exist")
     if is_bag(path):

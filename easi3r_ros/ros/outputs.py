@@ -12,7 +12,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from easi3r_ros.core.types import FrameResult
 from easi3r_ros.ros.message_types import CameraInfo, Header, WindowStatus
 from easi3r_ros.ros.params import Settings
-from easi3r_ros.ros.results import TOPICS, ResultMessages
+from easi3r_ros.ros.results import DEBUG_TOPICS, TOPICS, ResultMessages
 from easi3r_ros.ros.tf import CameraBroadcaster
 
 # Reliable. A recorder of a bag's results must get every one even if it is slow for a moment.
@@ -63,7 +63,7 @@ class Outputs:
 
     def _open(self, settings: Settings, warn: Callable[[str], None]) -> None:
         depth = _BAG_DEPTH if settings.node.bag_mode else _DEPTH
-        for name, type_ in TOPICS.items():
+        for name, type_ in (TOPICS | DEBUG_TOPICS).items():
             self._publishers[name] = self._node.create_lifecycle_publisher(
                 type_,
                 f"~/{name}",

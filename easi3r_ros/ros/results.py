@@ -37,6 +37,8 @@ TOPICS = {  # name under ~/ -> message class
     "path": Path,
     "status": WindowStatus,
 }
+CUES = ("attention", "geometry", "head", "fused")  # which of them there are depends on backbone and configuration
+DEBUG_TOPICS = {f"evidence/{cue}": Image for cue in CUES}  # at the backbone's size; not for recordings
 
 
 class ResultMessages:
@@ -70,7 +72,7 @@ class ResultMessages:
     def make(
         self, result: FrameResult, header: Header, camera_info: CameraInfo | None, wanted: Callable[[str], bool]
     ) -> Iterator[tuple[str, Any]]:
-        """(name in TOPICS, message) of everything that is `wanted`, but the status; call it for every result, in order.
+        """(name in TOPICS or DEBUG_TOPICS, message) of all that is `wanted`, but the status; for every result, in order.
 
         header, camera_info: as received with the image. Nothing is said about the pose while tracking is lost: a held
         pose with a new stamp would tell a robot that it stands still.
@@ -92,6 +94,9 @@ class ResultMessages:
             yield "probability", messages.image_message(result.probability, "32FC1", header)
         if wanted("depth"):
             yield "depth", messages.image_message(result.depth, "32FC1", header)
+        for cue in CUES:
+            if cue in result.evidence and wanted(f"evidence/{cue}"):
+                yield f"evidence/{cue}", messages.image_message(result.evidence[cue], "32FC1", header)
         height, width = result.mask.shape
         for name in ("mask/camera_info", "depth/camera_info"):
             if wanted(name):

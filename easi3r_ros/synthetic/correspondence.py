@@ -51,7 +51,7 @@ def projected(points: Tensor, K: Tensor) -> Tensor:
 
 
 def visible(points: Tensor, uv: Tensor, parts: Tensor, depth_j: Tensor, parts_j: Tensor, tolerance: float) -> Tensor:
-    """(B, H, W) bool: the points are inside image j, and j sees the same part there, not farther nor nearer.
+    """(B, H, W) bool: the points are inside image j, whose nearest pixel sees the same part at the same depth.
 
     points, uv: of the points in camera j; parts: (B, H, W) which they are on; depth_j, parts_j: (B, H, W) what j sees;
     tolerance: relative difference of depth. On slanted surfaces depth may lie anywhere between the four pixels around.
@@ -71,4 +71,6 @@ def visible(points: Tensor, uv: Tensor, parts: Tensor, depth_j: Tensor, parts_j:
             nearest = torch.where(same, torch.minimum(nearest, seen), nearest)
             farthest = torch.where(same, torch.maximum(farthest, seen), farthest)
     z = points[..., 2]
-    return inside & (z >= nearest * (1 - tolerance)) & (z <= farthest * (1 + tolerance))
+    u, v = torch.where(inside[..., None], uv, 0.0).round().long().unbind(-1)
+    same = parts_j.flatten()[(first + v.clamp(0, H - 1) * W + u.clamp(0, W - 1)).flatten()].view_as(parts) == parts
+    return inside & same & (z >= nearest * (1 - tolerance)) & (z <= farthest * (1 + tolerance))

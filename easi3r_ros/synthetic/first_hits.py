@@ -88,7 +88,7 @@ def _seen_in_tiles(kind: Tensor, size: Tensor, cam_from_part: Tensor, K: Tensor,
     start = torch.tensor([grid.u0, grid.v0], dtype=K.dtype, device=K.device)
     tile = (pixel - start) / (grid.step * TILE)  # in tiles
     first, last = tile.amin(2), tile.amax(2)  # (N, P, 2)
-    exists = (kind != solids.EMPTY) & (z.amax(-1) > 0)
+    exists = (kind != solids.EMPTY) & (torch.isinf(half[..., 0]) | (z.amax(-1) > 0))
     shown = []
     for axis, count in ((1, grid.height), (0, grid.width)):
         number = torch.arange(_whole_tiles(count), dtype=K.dtype, device=K.device)[:, None]

@@ -13,7 +13,7 @@ from torch import Tensor
 from easi3r_ros.core.geometry import invert_se3
 from easi3r_ros.synthetic import solids
 from easi3r_ros.synthetic.first_hits import Grid, slopes
-from easi3r_ros.synthetic.worlds import FACES, Lights, Occluders, Shots, Worlds
+from easi3r_ros.synthetic.worlds import FACES, Lights, Shots, Worlds
 
 Vector = solids.Vector
 
@@ -69,9 +69,7 @@ def _turned(matrix: Tensor, vector: Vector) -> Vector:
     return tuple(_dot(_spread(matrix[:, axis]), vector) for axis in range(3))
 
 
-def _surface(
-    worlds: Worlds, shots: Shots, part_from_cam: Tensor, depth: Tensor, part: Tensor, grid: Grid
-) -> _Surface:
+def _surface(worlds: Worlds, shots: Shots, part_from_cam: Tensor, depth: Tensor, part: Tensor, grid: Grid) -> _Surface:
     views, rays = depth.shape
     parts = worlds.kind.shape[1]
     x, y = slopes(shots.K, grid)

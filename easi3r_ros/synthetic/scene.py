@@ -59,8 +59,8 @@ class Sky:
     """The open air: a sun instead of a lamp, shadows that it casts, and what is seen where there is nothing."""
 
     sun: tuple[float, float, float]  # direction towards it, world
-    strength: float = 0.9  # irradiance on a facing surface
-    ambient: float = 0.45
+    strength: float = 1.2  # irradiance on a facing surface
+    ambient: float = 0.55
     shadow: float = 0.75  # how much of the sun a shadow takes
     softness: float = 0.1  # of the shadow's edge, as share of what casts it
     zenith: tuple[float, float, float] = (0.20, 0.38, 0.72)  # linear RGB

@@ -22,7 +22,10 @@ def automatic_gain(colours: Tensor, brightness: Tensor) -> Tensor:
 
 
 def lens_blur(colours: Tensor, deviation: Tensor) -> Tensor:
-    """Gaussian blur over 3 x 3 pixels; it also softens what one ray per pixel leaves of edges. deviation: (N,) pixels."""
+    """Gaussian blur over 3 x 3 pixels; it also softens the stairs that one ray per pixel leaves at edges.
+
+    deviation: (N,) pixels.
+    """
     side = torch.exp(-0.5 / deviation.clamp_min(0.05) ** 2)
     kernel = torch.stack([side, torch.ones_like(side), side], dim=-1)
     kernel = kernel / kernel.sum(dim=-1, keepdim=True)  # (N, 3)
@@ -36,7 +39,10 @@ def lens_blur(colours: Tensor, deviation: Tensor) -> Tensor:
 
 
 def motion_blur(colours: Tensor, flow: Tensor) -> Tensor:
-    """Mean of five copies along the way each pixel goes while the shutter is open. flow: (N, H, W, 2) that way, pixels."""
+    """Mean of five copies along the way that each pixel goes while the shutter is open.
+
+    flow: (N, H, W, 2) that way, pixels.
+    """
     N, H, W, _ = colours.shape
     images = colours.permute(0, 3, 1, 2)
     y, x = torch.meshgrid(torch.arange(H, device=flow.device), torch.arange(W, device=flow.device), indexing="ij")

@@ -25,7 +25,7 @@ KINDS = (BOX, ROOM, ELLIPSOID, CAPSULE, CYLINDER, PRISM, TERRAIN)
 Vector = tuple[Tensor, Tensor, Tensor]
 
 MOST_SIDES = 6
-# Hills: weight, frequency in waves per wavelength, direction and phase of each sine; frequencies without common measure.
+# Hills: weight, waves per wavelength, direction and phase of each sine; their frequencies have no common measure.
 _WAVES = ((0.46, 0.61, 0.3, 1.0), (0.29, 1.0, 1.9, 2.7), (0.17, 1.73, 4.0, -1.3), (0.08, 3.1, 5.2, 4.1))
 _MARCH, _HALVINGS = 28, 9
 _TINY = 1e-9
@@ -82,9 +82,9 @@ def _room(size, origin: Vector, direction: Vector) -> Tensor:
 
 
 def _round(origin, direction, radius: Tensor | float) -> tuple[Tensor, Tensor]:
-    """First meeting with a sphere (three axes) or an endless cylinder (two) around the origin; and whether there is one.
+    """First meeting with a sphere (three axes) or an endless cylinder (two) around the origin, if there is one.
 
-    The meeting may lie behind the start.
+    Returns t, which may lie behind the start, and whether they meet.
     """
     a = sum(d * d for d in direction).clamp_min(1e-12)
     middle = -sum(o * d for o, d in zip(origin, direction, strict=True)) / a

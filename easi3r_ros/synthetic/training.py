@@ -81,7 +81,13 @@ def _intrinsics(focal: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _photographed(
-    dice: Dice, drawn: RandomScenes, shots: Shots, colours: Tensor, depth: Tensor, parts: Tensor, generator: torch.Generator
+    dice: Dice,
+    drawn: RandomScenes,
+    shots: Shots,
+    colours: Tensor,
+    depth: Tensor,
+    parts: Tensor,
+    generator: torch.Generator,
 ) -> Tensor:
     """(N, H, W, 3) uint8 by a random camera per scene."""
     B, V = drawn.seconds.shape

@@ -33,7 +33,9 @@ def points_in_view(view_i: View, view_j: View, depth_i: np.ndarray, parts_i: np.
     cam_j_from_cam_i = torch.cat([between.carried(*poses), static], dim=1)
     depth = torch.from_numpy(np.where(np.isinf(depth_i), INFINITY, depth_i).astype(np.float64))
     parts = torch.from_numpy(np.where(parts_i < 0, cam_j_from_cam_i.shape[1] - 1, parts_i))
-    return between.points_carried(depth[None], parts[None], torch.from_numpy(view_i.K)[None], cam_j_from_cam_i)[0].numpy()
+    return between.points_carried(depth[None], parts[None], torch.from_numpy(view_i.K)[None], cam_j_from_cam_i)[
+        0
+    ].numpy()
 
 
 def flow_between(view_i: View, view_j: View, depth_i: np.ndarray, parts_i: np.ndarray) -> np.ndarray:

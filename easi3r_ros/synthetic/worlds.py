@@ -26,7 +26,7 @@ class _Tensors:
 
 @dataclass(frozen=True)
 class Materials(_Tensors):
-    """R kinds of surface: albedo = bias + mix @ texel, times 1 + blotch * (a second, coarser texture's last channel)."""
+    """R kinds of surface: albedo = bias + mix @ texel, times 1 + blotch * (last channel of a coarser texture - 0.5)."""
 
     texture: Tensor  # (R,) int64, in the bank
     metres: Tensor  # (R,) length of the texture's side on the surface

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from easi3r_ros.core.backbones.dust3r.arguments import constructor_arguments
 from easi3r_ros.core.backbones.dust3r.network import Dust3rNetwork
@@ -23,5 +23,5 @@ def export(network: Dust3rNetwork, folder: Path) -> Path:
         raise OverflowError(f"these weights are not finite in float16: {', '.join(broken)}")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(constructor_arguments(network.config), indent=2) + "\n")
-    save_file(state, folder / WEIGHTS)
+    (folder / WEIGHTS).write_bytes(save(state))
     return folder / WEIGHTS

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CONFIDENCE_REWARD = 0.2  # alpha of DUSt3R eq. 4
+CONFIDENCE_REWARD = 1.0  # alpha of DUSt3R eq. 4: the best confidence is alpha over the error, and 1 says nothing
 NEAREST = 0.3  # of the mean distance: relative errors of nearer points count as at this distance
 SKY_CAUTION = 0.05  # weight of the demand for low confidence where there is nothing to measure
 

@@ -52,8 +52,8 @@ class TrainingPlan:
     decay_share: float = 0.3  # of the time, at the end
     weight_decay: float = 0.03
     clip_norm: float = 1.0
-    matching_weight: float = 0.2
-    motion_weight: float = 0.2
+    matching_weight: float = 0.6
+    motion_weight: float = 0.6
     scenes_per_shard: int = 16
     views_per_scene: int = 6
     rounds_per_shard: int = 3  # times that a shard's views are put together in pairs

@@ -208,7 +208,7 @@ class _Sums:
             depth = settle(tile, first_depth(tile), None, FIRST_SWEEPS)
         flow = None if tile.flow is None else flow_term.linearise(tile.flow, depth)
         depth = settle(tile, depth, flow, SWEEPS)
-        if self.order == Order.VALUE:  # the last pass
+        if self.order == Order.VALUE:  # no step follows
             depth = snap(tile, depth, flow)
         linear = linearise(tile, depth, flow)
         self.depth[part] = best = linear.least_squares_depth()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -35,7 +36,11 @@ def carried_along(log_odds: np.ndarray, flow: np.ndarray) -> np.ndarray:
 
     Only what speaks for motion is carried: a mover must not have to make up for the time when nothing was there.
     """
-    rows, columns = log_odds.shape
-    grid = np.stack(np.meshgrid(np.arange(columns, dtype=np.float32), np.arange(rows, dtype=np.float32)))
-    u, v = np.nan_to_num(grid + flow / STEP, nan=OUTSIDE).astype(np.float32)
+    u, v = np.fmax(_cells(*log_odds.shape) + flow / STEP, np.float32(OUTSIDE))  # fmax: not the NaN
     return cv2.remap(np.maximum(log_odds, 0), u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+
+
+@lru_cache(maxsize=4)
+def _cells(rows: int, columns: int) -> np.ndarray:
+    """(2, rows, columns) float32 coordinates (u, v) of the cells."""
+    return np.stack(np.meshgrid(np.arange(columns, dtype=np.float32), np.arange(rows, dtype=np.float32)))

@@ -81,7 +81,8 @@ def _numpy(values: torch.Tensor | None) -> np.ndarray | None:
 @dataclass(frozen=True)
 class _Belief:
     sources: tuple[np.ndarray, ...]
-    log_odds: np.ndarray  # (h', w') of the sources and of what was carried along
+    inherited: np.ndarray | float  # from the frame before, as it was believed when this frame was new
+    log_odds: np.ndarray  # (h', w') of the sources and of what was inherited
     estimate: MotionEstimate
 
 
@@ -118,19 +119,17 @@ class OddsCue(MotionCue):
         known = self._known.get(index)
         if known is not None and identical(known.sources, sources):
             return
+        inherited = known.inherited if known else self._inherited(index, evidence)
         limits = {source.name: source.limits for source in self._sources}
-        total = sum(np.clip(odds, *limits[name]) for name, odds in said.items())
-        total = total + self._inherited(index, evidence)
+        total = sum(np.clip(odds, *limits[name]) for name, odds in said.items()) + inherited
         total = np.clip(total, -MOST_LOG_ODDS, MOST_LOG_ODDS)
         maps = said if len(self._sources) == 1 else {**said, self.name: total}
         estimate = estimate_from(feature, total, self._config.threshold, maps)
-        self._known[index] = _Belief(sources, total, estimate)
+        self._known[index] = _Belief(sources, inherited, total, estimate)
 
     def _inherited(self, index: int, evidence: Mapping[Edge, PairEvidence]) -> np.ndarray | float:
         """What the frame before has to say about frame `index`."""
-        if not self._config.memory:
-            return 0.0
-        earlier = flow_to_earlier(index, evidence, self._known)
+        earlier = flow_to_earlier(index, evidence, self._known) if self._config.memory else None
         if earlier is None:
             return 0.0
         partner, flow = earlier

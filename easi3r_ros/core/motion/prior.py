@@ -19,12 +19,12 @@ SOFTEST = 1e-3  # probability: keeps log odds finite
 class AttentionOdds(OddsSource):
     """Log odds of the attention cue's probability, 0 at its threshold.
 
-    In a static scene something is above it all the same. With this limit geometry needs 4 standard deviations where
-    attention points, 12 where it does not, instead of 7: static scenes stay empty, slow movers are found earlier.
+    In a static scene something is above it all the same. With these limits geometry needs 4 standard deviations where
+    attention points, 9 where it does not, instead of 7: static scenes stay empty, slow movers are found earlier.
     """
 
     name = "attention"
-    limits = (-0.5, 1.5)
+    limits = (-0.75, 1.5)
 
     def __init__(self, config: MotionConfig):
         self._cue = AttentionCue(config)

@@ -18,7 +18,7 @@ WALLS = ((0.55, 0.50, 0.40), (0.50, 0.34, 0.26), (0.45, 0.50, 0.52), (0.62, 0.58
 
 
 def traffic(rng: np.random.Generator, duration: float) -> Scene:
-    """One to three cars that cross or come, 7 to 40 m away; the camera walks or drives towards the crossing."""
+    """One car drives ahead, or two cross, or a third comes too; the camera walks or drives towards the crossing."""
     town = (*_ground(rng), *_houses(rng), *_trees(rng), *_signs(rng), *_parked(rng))
     sun = np.array([rng.uniform(-0.8, 0.2), rng.choice([-1, 1]) * rng.uniform(0.3, 0.9), rng.uniform(0.7, 1.2)])
     sky = Sky(sun=tuple(sun / np.linalg.norm(sun)), clouds=rng.uniform(0.3, 1.0))
@@ -46,15 +46,16 @@ def _camera(rng: np.random.Generator, duration: float) -> Camera:
 
 
 def _cars(rng: np.random.Generator) -> list[SceneObject]:
-    count = int(rng.integers(1, 4))
-    speed = rng.uniform(3.5, 6.0)
-    # A car is before the camera for about half of its line: two of them take turns.
-    lines = [
-        Shuttle((CROSSING[0] + 1.5, -14.0, 0.0), np.pi / 2, speed, 28.0, rng.uniform(0.2, 0.4)),
-        Shuttle((CROSSING[1] - 1.5, 14.0, 0.0), -np.pi / 2, speed, 28.0, rng.uniform(0.75, 0.9)),
-        Shuttle((46.0, 1.7, 0.0), np.pi, rng.uniform(5.0, 8.0), 60.0, rng.uniform(0.2, 0.35)),
+    speed, phase = rng.uniform(3.5, 6.0), rng.uniform(0.2, 0.4)
+    # A crossing car is before the camera for about half of its line: two of them take turns.
+    crossing = [
+        Shuttle((CROSSING[0] + 1.5, -14.0, 0.0), np.pi / 2, speed, 28.0, phase),
+        Shuttle((CROSSING[1] - 1.5, 14.0, 0.0), -np.pi / 2, speed, 28.0, phase + rng.uniform(0.4, 0.6)),
     ]
-    return [car(rng, f"car {number}", line) for number, line in enumerate(lines[:count], start=1)]
+    ahead = Shuttle((-12.0, -1.7, 0.0), 0.0, rng.uniform(3.0, 4.0), 90.0, rng.uniform(0.19, 0.22))
+    coming = Shuttle((80.0, 1.7, 0.0), np.pi, rng.uniform(5.0, 8.0), 95.0, rng.uniform(0.45, 0.6))  # from the last house
+    lines = ([ahead], crossing, [*crossing, coming])[rng.integers(3)]
+    return [car(rng, f"car {number}", line) for number, line in enumerate(lines, start=1)]
 
 
 def _ground(rng: np.random.Generator) -> tuple[SceneObject, ...]:
@@ -136,4 +137,3 @@ def _parked(rng: np.random.Generator) -> list[SceneObject]:
         for x, side in places
         if rng.random() < 0.8
     ]
-

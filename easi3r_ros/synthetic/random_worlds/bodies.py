@@ -72,7 +72,9 @@ class Travel:
         return rigid(turn_z(heading) @ turn_by(self.spin[:, None] * t[..., None]), place)
 
 
-def poses_of_parts(layout: Layout, limbs: Limbs, bodies: Tensor, body: Tensor, seconds: Tensor, moves: Tensor) -> Tensor:
+def poses_of_parts(
+    layout: Layout, limbs: Limbs, bodies: Tensor, body: Tensor, seconds: Tensor, moves: Tensor
+) -> Tensor:
     """(B, V, P, 4, 4) world_from_part.
 
     bodies: (B, V, G + 1, 4, 4) world_from_body, the last one the world itself; body: (P,) whose each part is;
@@ -126,7 +128,9 @@ def _walker(dice: Dice, n: int) -> tuple[Layout, Limbs, Tensor]:
     size = [a * wide, b * torch.where(kind == C, tall, stretched), c * tall]
     z = _rows(n, 1.17, 0.92, 1.60, 1.67, -0.40, -0.40, -0.83, -0.83, -0.25, -0.25, -0.62, -0.62)
     x = _rows(n, 0, 0, 0, -0.02, 0, 0, 0.06, 0.06, 0, 0, 0, 0)
-    style = torch.tensor([[CLOTH, CLOTH, SKIN, SKIN, CLOTH, CLOTH, THING, THING, CLOTH, CLOTH, SKIN, SKIN]]).expand(n, -1)
+    style = torch.tensor([[CLOTH, CLOTH, SKIN, SKIN, CLOTH, CLOTH, THING, THING, CLOTH, CLOTH, SKIN, SKIN]]).expand(
+        n, -1
+    )
     layout = solids_of(kind, size, [x, torch.zeros(n, 12), z * tall], None, style)
     side = _rows(n, 0, 0, 0, 0, 0.10, -0.10, 0.10, -0.10, 0.23, -0.23, 0.23, -0.23) * wide
     hinge = _rows(n, 0, 0, 0, 0, 0.88, 0.88, 0.88, 0.88, 1.40, 1.40, 1.40, 1.40) * tall
@@ -151,7 +155,11 @@ def _car(dice: Dice, n: int) -> tuple[Layout, Limbs, Tensor]:
     upright = turn_by(torch.tensor([math.pi / 2, 0.0, 0.0]))
     wheels = solids_of(solids.CYLINDER, [radius, 0.12], [ends * half, sides * (wide - 0.06), radius], upright, THING)
     lights = solids_of(
-        solids.BOX, [0.03, 0.14, 0.09], [half * torch.tensor([[1.0, 1, -1, -1]]), sides * 0.7 * wide, height + 0.4], None, LEAF
+        solids.BOX,
+        [0.03, 0.14, 0.09],
+        [half * torch.tensor([[1.0, 1, -1, -1]]), sides * 0.7 * wide, height + 0.4],
+        None,
+        LEAF,
     )
     lights = Layout(lights.kind, lights.size, lights.pose, torch.full_like(lights.style, THING))
     plates = solids_of(solids.BOX, [0.02, 0.26, 0.08], [half * torch.tensor([[1.0, -1]]), 0.0, 0.5], None, THING)
@@ -163,7 +171,9 @@ def _assembly(dice: Dice, n: int) -> tuple[Layout, Limbs, Tensor]:
     kind, size, style = random_things(dice, (n, SLOTS), 0.25, 0.9)
     count = dice.pick([3, 3, 2, 1], n, 1) + 1
     offset = 0.55 * dice.normal(n, SLOTS, 3) * (torch.arange(SLOTS) > 0)[:, None]
-    layout = solids_of(kind, list(size.unbind(-1)), list(offset.unbind(-1)), turn_by(math.pi * dice.normal(n, SLOTS, 3)), style)
+    layout = solids_of(
+        kind, list(size.unbind(-1)), list(offset.unbind(-1)), turn_by(math.pi * dice.normal(n, SLOTS, 3)), style
+    )
     layout = only(layout, torch.arange(SLOTS) < count)
     swings = dice.chance(0.3, n, 1) & (torch.arange(SLOTS) > 0)
     limbs = _stiff(n)

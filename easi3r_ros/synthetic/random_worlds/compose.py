@@ -16,11 +16,11 @@ from easi3r_ros.synthetic.random_worlds import bodies as moving
 from easi3r_ros.synthetic.random_worlds import cameras
 from easi3r_ros.synthetic.random_worlds.bodies import ASSEMBLY, BODIES, CAR, SLOTS, WALKER, Limbs, Travel
 from easi3r_ros.synthetic.random_worlds.dice import Dice
-from easi3r_ros.synthetic.random_worlds.families import FAMILIES, Surroundings
+from easi3r_ros.synthetic.random_worlds.families import FAMILIES
 from easi3r_ros.synthetic.random_worlds.layout import FLOOR, GROUND, PICTURE, ROAD, Layout
 from easi3r_ros.synthetic.random_worlds.lights import random_lights
 from easi3r_ros.synthetic.random_worlds.materials import random_materials
-from easi3r_ros.synthetic.worlds import FACES, Lights, Occluders, Shots, Worlds
+from easi3r_ros.synthetic.worlds import FACES, Occluders, Shots, Worlds
 
 STILL_SHARE = 0.4  # of the scenes
 _SPARE = 1.7  # candidates per scene that is wanted
@@ -117,7 +117,18 @@ def _candidates(dice: Dice, count: int, views: int, size: tuple[int, int]) -> Ca
         [(travel.moves & exists).repeat_interleave(SLOTS, dim=1), torch.zeros(count, P, dtype=torch.bool)], dim=1
     )
     return Candidates(
-        Layout.joined([bodies, still]), limbs, wears, travel, body, part_moves, eye, target, outdoors, focal, seconds, ways
+        Layout.joined([bodies, still]),
+        limbs,
+        wears,
+        travel,
+        body,
+        part_moves,
+        eye,
+        target,
+        outdoors,
+        focal,
+        seconds,
+        ways,
     )
 
 
@@ -164,12 +175,16 @@ def _bodies(
     life_size = (likely[:, 1:2] >= 0.3) | (likely[:, :1] >= 0.3)  # streets, rooms and hills, not heaps of toys
     toy_car, toy_person = far * dice.uniform(0.08, 0.2, B, G), far * dice.uniform(0.15, 0.5, B, G)
     road = (likely[:, :1] < 0.5) & life_size | (likely[:, 1:2] > 0.12)
-    scale = torch.where(kinds == WALKER, torch.where(life_size, 1.0, toy_person), far * dice.log_uniform(0.05, 0.3, B, G))
+    scale = torch.where(
+        kinds == WALKER, torch.where(life_size, 1.0, toy_person), far * dice.log_uniform(0.05, 0.3, B, G)
+    )
     scale = torch.where(kinds == CAR, torch.where(road & life_size, 1.0, toy_car), scale)
     layout, limbs, wears = moving.random_bodies(dice, kinds, scale)
     floating = (kinds == ASSEMBLY) & dice.chance(0.75, B, G)
     height = torch.where(kinds == ASSEMBLY, ground + scale * 0.6, ground)
-    place = torch.cat([place[..., :2], torch.where(floating, torch.maximum(place[..., 2], height), height)[..., None]], -1)
+    place = torch.cat(
+        [place[..., :2], torch.where(floating, torch.maximum(place[..., 2], height), height)[..., None]], -1
+    )
     per_step = far * dice.log_uniform(0.008, 0.15, B, G)
     free = (kinds == ASSEMBLY).float()
     still_scene = dice.chance(STILL_SHARE, B, 1)
@@ -183,7 +198,10 @@ def _bodies(
         speed=per_step / second,
         turning=0.07 * dice.normal(B, G) / second,
         climb=free * 0.4 * dice.normal(B, G) * per_step / second,
-        spin=(free * dice.chance(0.6, B, G))[..., None] * dice.direction(B, G) * dice.uniform(0, 0.25, B, G, 1) / second[..., None],
+        spin=(free * dice.chance(0.6, B, G))[..., None]
+        * dice.direction(B, G)
+        * dice.uniform(0, 0.25, B, G, 1)
+        / second[..., None],
         moves=moves,
     )
     limbs = Limbs(limbs.joint, limbs.angle, limbs.frequency * (0.25 / second), limbs.phase)
@@ -221,9 +239,13 @@ def _faults(c: Candidates, size: tuple[int, int]) -> Tensor:
     shares = shares / sky[0, 0].numel()
     finite = torch.where(sky, torch.nan, depth).flatten(1)
     middle = finite.nanmedian(dim=1).values.nan_to_num(0.0)
-    seen_moving = (c.part_moves.gather(1, part.clamp_min(0).flatten(1)) & ~sky.flatten(1)).float().view(B, V, -1).mean(-1)
+    seen_moving = (
+        (c.part_moves.gather(1, part.clamp_min(0).flatten(1)) & ~sky.flatten(1)).float().view(B, V, -1).mean(-1)
+    )
     any_moves = (c.part_moves & (c.layout.kind != solids.EMPTY)).any(1)
-    pose = between.carried(c.world_from_cam[:, 0], c.world_from_cam[:, -1], world_from_part[:, 0], world_from_part[:, -1])
+    pose = between.carried(
+        c.world_from_cam[:, 0], c.world_from_cam[:, -1], world_from_part[:, 0], world_from_part[:, -1]
+    )
     uv = between.projected(between.points_carried(depth[:, 0].clamp_max(1e4), part[:, 0], K, pose), K)
     limit = torch.tensor(_PROBE)
     overlap = ((uv > -0.5) & (uv < limit - 0.5)).all(-1).float().mean((1, 2))
@@ -273,11 +295,13 @@ def _furnished(dice: Dice, c: Candidates) -> RandomScenes:
     V = c.seconds.shape[1]
     world_from_occluder = world_from_part.gather(2, of_part[:, None, :, None, None].expand(-1, V, -1, 4, 4))
     worlds = Worlds(c.layout.kind, c.layout.size, group, material, materials, occluders, lights, patterns.library())
-    return RandomScenes(worlds, c.focal, c.seconds, c.world_from_cam, world_from_part, world_from_occluder, c.part_moves)
+    return RandomScenes(
+        worlds, c.focal, c.seconds, c.world_from_cam, world_from_part, world_from_occluder, c.part_moves
+    )
 
 
 def _occluders(c: Candidates, group: Tensor) -> tuple[Occluders, Tensor]:
-    """The largest parts of each body and the things that look largest from the camera; and (B, O) which parts they are."""
+    """The largest parts of each body, the things that look largest from the camera, and (B, O) which parts those are."""
     B, P = c.layout.kind.shape
     half = solids.bounds(c.layout.kind, c.layout.size)
     away = torch.linalg.vector_norm(c.layout.pose[..., :3, 3] - c.eye[:, None], dim=-1)

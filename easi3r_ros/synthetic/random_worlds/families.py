@@ -78,7 +78,9 @@ def room(dice: Dice, n: int) -> Surroundings:
     half_x, half_y, half_z = dice.uniform(1.7, 4.2, n, 1), dice.uniform(1.6, 3.6, n, 1), dice.uniform(1.2, 1.7, n, 1)
     shell = solids_of(solids.ROOM, [half_x, half_y, half_z], [0.0, 0.0, half_z], None, WALL)
     kind, size, style = random_things(dice, (n, 12), 0.16, 0.62)
-    size[..., :3] = torch.where((kind == solids.BOX)[..., None], size[..., :3] * torch.tensor([1.2, 1.0, 1.3]), size[..., :3])
+    size[..., :3] = torch.where(
+        (kind == solids.BOX)[..., None], size[..., :3] * torch.tensor([1.2, 1.0, 1.3]), size[..., :3]
+    )
     x, y = dice.uniform(-0.95, 0.95, n, 12) * half_x, dice.uniform(-0.95, 0.95, n, 12) * half_y
     at_side, at_end = dice.chance(0.35, n, 12), dice.chance(0.35, n, 12)
     y = torch.where(at_side, dice.sign(n, 12) * (half_y - 0.3), y)
@@ -89,9 +91,12 @@ def room(dice: Dice, n: int) -> Surroundings:
     small_kind, small_size, small_style = random_things(dice, (n, 12), 0.05, 0.2)
     top = 2 * rise + height_of(small_kind, small_size)
     upon = solids_of(
-        small_kind, list(small_size.unbind(-1)),
-        [x + 0.1 * dice.normal(n, 12), y + 0.1 * dice.normal(n, 12), top], turn_z(dice.uniform(0, 6, n, 12)), small_style,
-    )  # fmt: skip
+        small_kind,
+        list(small_size.unbind(-1)),
+        [x + 0.1 * dice.normal(n, 12), y + 0.1 * dice.normal(n, 12), top],
+        turn_z(dice.uniform(0, 6, n, 12)),
+        small_style,
+    )
     upon = only(upon, (kind != solids.ELLIPSOID) & (kind != solids.CAPSULE))
     eye = torch.cat([-dice.uniform(0.3, 0.85, n, 1) * half_x, dice.uniform(-0.6, 0.6, n, 1) * half_y], dim=1)
     eye = torch.cat([eye, dice.uniform(0.6, 1.9, n, 1)], dim=1)
@@ -123,9 +128,19 @@ def _table(dice: Dice, n: int, half_x: Tensor, half_y: Tensor) -> Layout:
     a, b, height = dice.uniform(0.3, 0.8, n, 1), dice.uniform(0.25, 0.5, n, 1), dice.uniform(0.4, 0.8, n, 1)
     top = solids_of(solids.BOX, [a, b, 0.025], [x, y, height], None, WOOD)
     across, along = torch.tensor([[-0.88, -0.88, 0.88, 0.88]]), torch.tensor([[-0.88, 0.88, -0.88, 0.88]])
-    legs = solids_of(solids.CYLINDER, [dice.uniform(0.02, 0.05, n, 1), height / 2], [x + across * a, y + along * b, height / 2], None, WOOD)
+    legs = solids_of(
+        solids.CYLINDER,
+        [dice.uniform(0.02, 0.05, n, 1), height / 2],
+        [x + across * a, y + along * b, height / 2],
+        None,
+        WOOD,
+    )
     kind, size, style = random_things(dice, (n, 3), 0.04, 0.15)
-    at = [x + dice.uniform(-0.8, 0.8, n, 3) * a, y + dice.uniform(-0.8, 0.8, n, 3) * b, height + 0.025 + height_of(kind, size)]
+    at = [
+        x + dice.uniform(-0.8, 0.8, n, 3) * a,
+        y + dice.uniform(-0.8, 0.8, n, 3) * b,
+        height + 0.025 + height_of(kind, size),
+    ]
     return Layout.joined([top, legs, solids_of(kind, list(size.unbind(-1)), at, None, style)])
 
 
@@ -155,7 +170,9 @@ def street(dice: Dice, n: int) -> Surroundings:
         roof_height = dice.uniform(0.6, 1.6, n, 6)
         apothem = torch.minimum(length, depth)
         taper = dice.uniform(0.3, 0.95, n, 6) * apothem / (2 * roof_height)
-        roofs = solids_of(solids.PRISM, [4.0, apothem, roof_height, taper], [x, y, 2 * height + roof_height], None, STONE)
+        roofs = solids_of(
+            solids.PRISM, [4.0, apothem, roof_height, taper], [x, y, 2 * height + roof_height], None, STONE
+        )
         parts += [only(houses, dice.chance(0.88, n, 6)), only(roofs, dice.chance(0.3, n, 6))]
     parts += [_trees(dice, n, 6, lambda: edge), _poles(dice, n, edge)]
     parts.append(_parked(dice, n, road))
@@ -228,7 +245,9 @@ def terrain(dice: Dice, n: int) -> Surroundings:
     turn = turn_z(dice.uniform(0, 3, n, 3))
     huts = solids_of(solids.BOX, [a, b, c], [x, y, level(x, y) + c - 0.2], turn, FACADE)
     apothem = 1.1 * torch.maximum(a, b)
-    roofs = solids_of(solids.PRISM, [4.0, apothem, 0.6, 0.75 * apothem / 1.2], [x, y, level(x, y) + 2 * c + 0.4], turn, STONE)
+    roofs = solids_of(
+        solids.PRISM, [4.0, apothem, 0.6, 0.75 * apothem / 1.2], [x, y, level(x, y) + 2 * c + 0.4], turn, STONE
+    )
     px, py = dice.uniform(2, 15, n, 6), dice.uniform(-5, 5, n, 6)
     posts = solids_of(solids.CYLINDER, [dice.uniform(0.04, 0.12, n, 6), 0.8], [px, py, level(px, py) + 0.6], None, WOOD)
     exists = dice.chance(0.6, n, 3)
@@ -246,24 +265,34 @@ def clutter(dice: Dice, n: int) -> Surroundings:
     floor = solids_of(solids.BOX, [12.0 * scale, 12.0 * scale, 0.2 * scale], [0.0, 0.0, -0.2 * scale], None, FLOOR)
     far, slant = dice.uniform(3.2, 5.5, n, 1) * scale, turn_z(dice.uniform(-0.6, 0.6, n, 1))
     back = solids_of(solids.BOX, [0.2 * scale, 12 * scale, 6 * scale], [far, 0.0, 0.0], slant, WALL)
-    beside = solids_of(
-        solids.BOX, [12 * scale, 0.2 * scale, 6 * scale], [0.0, dice.sign(n, 1) * dice.uniform(1.6, 3.5, n, 1) * scale, 0.0],
-        None, WALL,
-    )  # fmt: skip
-    backdrop = [only(floor, dice.chance(0.9, n, 1)), only(back, dice.chance(0.75, n, 1)), only(beside, dice.chance(0.4, n, 1))]
+    aside = dice.sign(n, 1) * dice.uniform(1.6, 3.5, n, 1) * scale
+    beside = solids_of(solids.BOX, [12 * scale, 0.2 * scale, 6 * scale], [0.0, aside, 0.0], None, WALL)
+    backdrop = [
+        only(floor, dice.chance(0.9, n, 1)),
+        only(back, dice.chance(0.75, n, 1)),
+        only(beside, dice.chance(0.4, n, 1)),
+    ]
     heaps = []
     for count, low, high in ((26, 0.05, 0.3), (6, 0.2, 0.7)):
         kind, size, style = random_things(dice, (n, count), low, high)
         size = scaled(kind, size, scale)
         upright = dice.chance(0.4, n, 1)
         turn = torch.where(
-            upright[..., None, None], turn_z(dice.uniform(0, 6.3, n, count)), turn_by(math.pi * dice.direction(n, count) * dice.uniform(0, 1, n, count, 1))
+            upright[..., None, None],
+            turn_z(dice.uniform(0, 6.3, n, count)),
+            turn_by(math.pi * dice.direction(n, count) * dice.uniform(0, 1, n, count, 1)),
         )
         z = torch.where(upright, height_of(kind, size), dice.uniform(0.05, 1.7, n, count) * scale)
         at = [dice.uniform(0.9, 3.4, n, count) * scale, dice.uniform(-1.7, 1.7, n, count) * scale, z]
         heaps.append(only(solids_of(kind, list(size.unbind(-1)), at, turn, style), dice.chance(0.8, n, count)))
-    eye = torch.cat([dice.uniform(-0.8, 0.2, n, 1), dice.uniform(-0.7, 0.7, n, 1), dice.uniform(0.5, 1.7, n, 1)], 1) * scale
-    target = torch.cat([dice.uniform(1.6, 2.6, n, 1), dice.uniform(-0.6, 0.6, n, 1), dice.uniform(0.2, 0.9, n, 1)], 1) * scale
+    eye = (
+        torch.cat([dice.uniform(-0.8, 0.2, n, 1), dice.uniform(-0.7, 0.7, n, 1), dice.uniform(0.5, 1.7, n, 1)], 1)
+        * scale
+    )
+    target = (
+        torch.cat([dice.uniform(1.6, 2.6, n, 1), dice.uniform(-0.6, 0.6, n, 1), dice.uniform(0.2, 0.9, n, 1)], 1)
+        * scale
+    )
     open_air = (backdrop[1].kind == 0)[:, 0]
     return Surroundings(Layout.joined([*backdrop, *heaps]), eye, target, open_air, (0.15, 0.2, 0.65))
 
