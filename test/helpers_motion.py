@@ -24,13 +24,17 @@ CHANNELS = 4
 
 
 class SimulatedNetwork(Backbone):
-    """Answers pairs of frames of a clip. attention: how far movers stand out of it; 0: it says nothing, but never zero."""
+    """Answers pairs of frames of a clip.
+
+    noise: of pointmaps. attention: how far movers stand out of it; 0: not at all. head: the same; None: it has none.
+    """
 
     name, default_partners = "simulated", Partners(steps=(1, 3, 5))
-    has_attention = has_motion_head = True
+    has_attention = True
 
-    def __init__(self, clip: Clip, noise: float = 0.02, attention: float = 1.0, head: float = 1.0):
+    def __init__(self, clip: Clip, noise: float = 0.02, attention: float = 1.0, head: float | None = None):
         self.clip, self.noise, self.attention, self.head = clip, PairNoise(relative=noise), attention, head
+        self.has_motion_head = head is not None
         self.input_spec = InputSpec(clip.size[0], PATCH)
         self.rng = np.random.default_rng(0)
 
@@ -47,7 +51,7 @@ class SimulatedNetwork(Backbone):
         masks = [self.clip.masks[features.index] for features in (a, b)]
         attention = PairAttention(source=self._source(masks[1]), reference=self._reference(masks[0]))
         fields = (pair.points_a, pair.points_b, pair.conf_a, pair.conf_b)
-        head = PairMotionHead(*(self._logits(mask) for mask in masks))
+        head = PairMotionHead(*(self._logits(mask) for mask in masks)) if self.has_motion_head else None
         return PairGeometry(a.index, b.index, *fields, PairEvidence(attention=attention, head=head))
 
     def _source(self, mask):

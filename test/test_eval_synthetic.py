@@ -65,33 +65,26 @@ def test_best_threshold_finds_a_perfect_map():
     assert synthetic_clips._best_jm(-values, truth) < 0.3
 
 
-def test_a_scene_without_movers_has_no_frozen_twin(monkeypatch):
-    monkeypatch.setattr(
-        "easi3r_ros.eval.synthetic_table.ClipSpec", lambda *a, **k: replace(ClipSpec(*a, **k), size=(80, 60))
-    )
+@pytest.fixture
+def small_clips(monkeypatch):
+    def small(*arguments, **named):
+        return replace(ClipSpec(*arguments, **named), size=(96, 72))
+
+    for module in ("synthetic_table", "synthetic_clips"):
+        monkeypatch.setattr(f"easi3r_ros.eval.{module}.ClipSpec", small)
+
+
+def test_a_scene_without_movers_has_no_frozen_twin(small_clips):
     methods = list(rows(["static"], [4], 8, {"classical": PipelineConfig()}))
     assert [row.method for row in methods] == ["classical", "baselines"]
     assert methods[0].frozen_auc == {}
     assert math.isnan(methods[0].figures["jm"])
 
 
-def test_command_prints_json(capsys):
+def test_command_prints_json(small_clips, capsys):
+    few = ["--presets", "static", "--backbones", "classical", "--seeds", "5", "--frames", "10"]
     with pytest.raises(SystemExit) as end:
-        main(
-            [
-                "eval",
-                "synthetic",
-                "--json",
-                "--presets",
-                "static",
-                "--backbones",
-                "classical",
-                "--seeds",
-                "5",
-                "--frames",
-                "10",
-            ]
-        )
+        main(["eval", "synthetic", "--json", *few])
     assert end.value.code in (0, None)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["method"] for line in lines] == ["classical", "baselines"]

@@ -1,15 +1,18 @@
 """The geometry cue: evidence of pairs in, absolute probability and mask out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from helpers_classical import ROOM, WALKER, network_input, pose, render
 
 from easi3r_ros.core.backbones.classical import ClassicalBackbone
-from easi3r_ros.core.config import MotionConfig
+from easi3r_ros.core.config import MotionConfig, PipelineConfig
 from easi3r_ros.core.motion import MotionCue, build_cue
 from easi3r_ros.core.motion.geometry import GeometryOdds, fused_log_odds
 from easi3r_ros.core.motion.masks import follow_edges, without_specks
+from easi3r_ros.core.pipeline import Pipeline
 from easi3r_ros.core.types import Features, PairEvidence, PairMotion
 
 SHAPE = (96, 128)
@@ -70,14 +73,30 @@ def test_a_mover_is_masked_where_it_is():
 def test_at_least_half_of_the_pairs_must_see_it():
     def fused(moving: int, still: int) -> float:
         maps = [with_block(i).numpy() for i in range(moving)] + [noise(10 + i).numpy() for i in range(still)]
-        return float(np.median(fused_log_odds(maps)[20:25, 25:35]))
+        return float(np.median(fused_log_odds([(sigmas, None) for sigmas in maps])[20:25, 25:35]))
 
     assert fused(1, 0) > 1 and fused(1, 1) > 1 and fused(2, 2) > 1 and fused(2, 1) > 1
     assert fused(1, 2) < -1 and fused(1, 3) < -1
 
 
+def test_a_pair_whose_flow_is_lost_has_no_vote_against_motion():
+    """A fast mover: only the nearest frame shows it, over a longer time its flow is lost."""
+    flow = np.zeros((2, SHAPE[0] // 2, SHAPE[1] // 2), np.float32)
+    lost = np.where(block_mask()[::2, ::2], np.nan, flow).astype(np.float32)
+    near, far = with_block(1).numpy(), [noise(2).numpy(), noise(3).numpy()]
+    seen = fused_log_odds([(near, flow), *((sigmas, flow) for sigmas in far)])
+    unseen = fused_log_odds([(near, flow), *((sigmas, lost) for sigmas in far)])
+    assert np.median(seen[20:25, 25:35]) < -1 and np.median(unseen[20:25, 25:35]) > 1
+    np.testing.assert_array_equal(seen[:10], unseen[:10])
+
+
+def test_a_slow_mover_shows_over_the_longer_times():
+    maps = [with_block(1, sigmas=2.0), with_block(2, sigmas=12.0), with_block(3, sigmas=20.0)]
+    assert np.median(fused_log_odds([(m.numpy(), None) for m in maps])[20:25, 25:35]) > 0.5
+
+
 def test_more_evidence_is_more_probable():
-    odds = [fused_log_odds([np.full(SHAPE, s, np.float32)]).mean() for s in (0.0, 1.0, 3.0, 7.0, 15.0, 1e6)]
+    odds = [fused_log_odds([(np.full(SHAPE, s, np.float32), None)]).mean() for s in (0.0, 1.0, 3.0, 7.0, 15.0, 1e6)]
     assert odds == sorted(odds)
     assert odds[3] == pytest.approx(0, abs=1e-3)
     assert odds[0] < -3 and odds[-1] == 4.0
@@ -112,8 +131,9 @@ def test_threshold_is_the_configured_one():
 
 def test_both_orders_of_a_pair_count_once():
     mine, other = with_block(1), noise(2)
-    maps = GeometryOdds().maps_of(1, {(1, 0): pair(mine, other), (0, 1): pair(other, mine), (2, 0): pair(other, other)})
-    assert len(maps) == 1 and maps[0] is mine
+    evidence = {(1, 0): pair(mine, other), (0, 1): pair(other, mine), (2, 0): pair(other, other)}
+    votes = GeometryOdds().votes(1, evidence)
+    assert len(votes) == 1 and votes[0][0] is mine
 
 
 def test_frames_without_evidence_are_absent():
@@ -154,3 +174,16 @@ def test_with_the_classical_backbone(speed):
         assert overlap(mask, seen == len(ROOM)) > 0.55
     else:
         assert mask.float().mean() < 0.002
+
+
+def test_a_mover_that_stops_fades_within_half_a_second():
+    """With the memory that is on by default, classical backbone and pipeline, 10 Hz."""
+    pipeline, share = Pipeline(PipelineConfig()), []
+    for i in range(11):
+        steps = min(i, 5)
+        walker = WALKER.moved(-0.07 * steps, 0, 0)
+        image, _, seen = render((*ROOM, walker), pose((0.06 * i, 0, 0.02 * i)), i)
+        result = pipeline.push(replace(network_input(image, i).frame, stamp_ns=i * 100_000_000))
+        share.append(float(result.mask[seen == len(ROOM)].mean()))
+    assert max(share[3:6]) > 0.5, share
+    assert share[10] < 0.05, share
