@@ -168,6 +168,9 @@ def test_points_behind_a_camera_do_no_harm():
     start = disturbed(true)
     turned = start.world_from_cam.clone()
     turned[3, :3, :3] = turned[3, :3, :3] @ torch.diag(torch.tensor([-1.0, 1.0, -1.0], dtype=torch.float64))
+    (view,) = views(good, BundleState(turned, start.log_depth, K), 100.0)
+    by_turned = (good.observer == 3) & (good.weight[..., 0] > 0)
+    assert bool((view.inverse[by_turned] == 0).all() and (view.error2[by_turned] == 1).all())
     found = adjust(good, BundleState(turned, start.log_depth, K), prior(0.1))
     assert bool(torch.isfinite(found.state.world_from_cam).all() and torch.isfinite(found.state.log_depth).all())
 

@@ -181,7 +181,7 @@ def test_a_mover_that_stops_fades_within_half_a_second():
     pipeline, share = Pipeline(PipelineConfig()), []
     for i in range(11):
         steps = min(i, 5)
-        walker = WALKER.moved(-0.07 * steps, 0, 0)
+        walker = WALKER.moved(-0.07 * steps, -0.04 * steps, 0)
         image, _, seen = render((*ROOM, walker), pose((0.06 * i, 0, 0.02 * i)), i)
         result = pipeline.push(replace(network_input(image, i).frame, stamp_ns=i * 100_000_000))
         share.append(float(result.mask[seen == len(ROOM)].mean()))

@@ -204,6 +204,15 @@ def test_tiles_lose_nothing(seed):
     assert 0.1 < torch.isfinite(depth).double().mean() < 1
 
 
+def test_texels_lie_at_their_centres_and_the_texture_repeats():
+    image = np.random.default_rng(0).random((8, 8, 3)).astype(np.float32)
+    bank = bank_of([mip_maps(np.zeros((4, 4, 3))), mip_maps(image)])
+    v, u = np.indices((8, 8)).reshape(2, -1)
+    turns = torch.from_numpy(np.stack([(u + 0.5) / 8 + 3, (v + 0.5) / 8 - 2], axis=-1)).float()
+    texels = bank.sample(torch.ones(64, dtype=torch.int64), turns, torch.full((64,), 1e-3))
+    np.testing.assert_allclose(texels, image.reshape(-1, 3), atol=1e-5)
+
+
 def test_fine_pattern_far_away_becomes_its_mean():
     """Mip mapping: 5 cm checks are an even grey when one ray covers metres, and not when it covers a millimetre."""
     board = np.kron(np.indices((8, 8)).sum(0) % 2, np.ones((16, 16)))[..., None] * np.ones(3)

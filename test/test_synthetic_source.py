@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from easi3r_ros.io import SourceError, open_source
+from easi3r_ros.io.playback import open_playback
 from easi3r_ros.synthetic import iter_frames
 
 
@@ -22,6 +23,15 @@ def test_frames_are_those_of_the_preset():
         np.testing.assert_array_equal(frame.K, picture.view.K)
     assert [frame.stamp_ns for frame in frames] == [0, 100_000_000] and frames[0].frame_id == "camera_optical_frame"
     np.testing.assert_array_equal(again.image, frames[0].image)
+
+
+def test_playback_has_images_and_the_true_camera_at_the_rate(monkeypatch):
+    monkeypatch.setattr("easi3r_ros.io.synthetic_source._FRAMES", 2)
+    with open_playback(Path("synthetic:static:1"), rate=20.0) as messages:
+        assert messages.topics == {"image": "sensor_msgs/msg/Image", "camera_info": "sensor_msgs/msg/CameraInfo"}
+        published = list(messages)
+    assert [message.topic for message in published] == ["camera_info", "image"] * 2
+    assert published[2].time_ns - published[0].time_ns == 50_000_000
 
 
 @pytest.mark.parametrize(

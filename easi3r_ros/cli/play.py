@@ -32,6 +32,8 @@ def play(
     from easi3r_ros.io.playback import open_playback
 
     remappings = _remappings(remap or [])
+    if str(source).startswith("synthetic:"):
+        typer.echo("rendering the clip first, so that it plays in time ...", err=True)
     with open_playback(source, topics or [], fps, camera_info) as messages:
         require_ros("play")
         from easi3r_ros.ros.player import PlayOptions

@@ -72,7 +72,7 @@ class ResultMessages:
     def make(
         self, result: FrameResult, header: Header, camera_info: CameraInfo | None, wanted: Callable[[str], bool]
     ) -> Iterator[tuple[str, Any]]:
-        """(name in TOPICS or DEBUG_TOPICS, message) of all that is `wanted`, but the status; for every result, in order.
+        """(name in TOPICS or DEBUG_TOPICS, message) of what is `wanted`, but the status; for every result, in order.
 
         header, camera_info: as received with the image. Nothing is said about the pose while tracking is lost: a held
         pose with a new stamp would tell a robot that it stands still.

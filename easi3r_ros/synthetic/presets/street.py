@@ -53,7 +53,9 @@ def _cars(rng: np.random.Generator) -> list[SceneObject]:
         Shuttle((CROSSING[1] - 1.5, 14.0, 0.0), -np.pi / 2, speed, 28.0, phase + rng.uniform(0.4, 0.6)),
     ]
     ahead = Shuttle((-12.0, -1.7, 0.0), 0.0, rng.uniform(3.0, 4.0), 90.0, rng.uniform(0.19, 0.22))
-    coming = Shuttle((80.0, 1.7, 0.0), np.pi, rng.uniform(5.0, 8.0), 95.0, rng.uniform(0.45, 0.6))  # from the last house
+    coming = Shuttle(
+        (80.0, 1.7, 0.0), np.pi, rng.uniform(5.0, 8.0), 95.0, rng.uniform(0.45, 0.6)
+    )  # from the last house
     lines = ([ahead], crossing, [*crossing, coming])[rng.integers(3)]
     return [car(rng, f"car {number}", line) for number, line in enumerate(lines, start=1)]
 

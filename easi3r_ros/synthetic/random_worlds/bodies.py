@@ -14,10 +14,8 @@ from torch import Tensor
 
 from easi3r_ros.synthetic import solids
 from easi3r_ros.synthetic.random_worlds.dice import Dice
-from easi3r_ros.synthetic.random_worlds.families import random_things, scaled
 from easi3r_ros.synthetic.random_worlds.layout import (
     CLOTH,
-    LEAF,
     METAL,
     SKIN,
     THING,
@@ -29,6 +27,7 @@ from easi3r_ros.synthetic.random_worlds.layout import (
     turn_y,
     turn_z,
 )
+from easi3r_ros.synthetic.random_worlds.things import random_things, scaled
 
 BODIES = 5  # most that one scene has
 SLOTS = 12  # parts of a body
@@ -43,9 +42,6 @@ class Limbs:
     angle: Tensor  # (B, P) amplitude in radians about the y axis
     frequency: Tensor  # (B, P) Hz
     phase: Tensor  # (B, P)
-
-    def __getitem__(self, rows) -> Limbs:
-        return Limbs(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -128,10 +124,8 @@ def _walker(dice: Dice, n: int) -> tuple[Layout, Limbs, Tensor]:
     size = [a * wide, b * torch.where(kind == C, tall, stretched), c * tall]
     z = _rows(n, 1.17, 0.92, 1.60, 1.67, -0.40, -0.40, -0.83, -0.83, -0.25, -0.25, -0.62, -0.62)
     x = _rows(n, 0, 0, 0, -0.02, 0, 0, 0.06, 0.06, 0, 0, 0, 0)
-    style = torch.tensor([[CLOTH, CLOTH, SKIN, SKIN, CLOTH, CLOTH, THING, THING, CLOTH, CLOTH, SKIN, SKIN]]).expand(
-        n, -1
-    )
-    layout = solids_of(kind, size, [x, torch.zeros(n, 12), z * tall], None, style)
+    style = torch.tensor([CLOTH, CLOTH, SKIN, SKIN, CLOTH, CLOTH, THING, THING, CLOTH, CLOTH, SKIN, SKIN])
+    layout = solids_of(kind, size, [x, torch.zeros(n, 12), z * tall], None, style.expand(n, -1))
     side = _rows(n, 0, 0, 0, 0, 0.10, -0.10, 0.10, -0.10, 0.23, -0.23, 0.23, -0.23) * wide
     hinge = _rows(n, 0, 0, 0, 0, 0.88, 0.88, 0.88, 0.88, 1.40, 1.40, 1.40, 1.40) * tall
     step = dice.uniform(0, 2 * math.pi, n, 1) + _rows(n, 0, 0, 0, 0, 0, 1, 0, 1, 1, 0, 1, 0) * math.pi
@@ -151,17 +145,11 @@ def _car(dice: Dice, n: int) -> tuple[Layout, Limbs, Tensor]:
         solids.PRISM, [4.0, 0.85 * wide, roof, taper], [-0.2 * half, 0.0, 2 * height + 0.28 + roof], None, METAL
     )
     radius = dice.uniform(0.28, 0.38, n, 1)
-    ends, sides = torch.tensor([[-0.62, -0.62, 0.62, 0.62]]), torch.tensor([[-1.0, 1.0, -1.0, 1.0]])
+    axles, sides = torch.tensor([[-0.62, -0.62, 0.62, 0.62]]), torch.tensor([[-1.0, 1.0, -1.0, 1.0]])
     upright = turn_by(torch.tensor([math.pi / 2, 0.0, 0.0]))
-    wheels = solids_of(solids.CYLINDER, [radius, 0.12], [ends * half, sides * (wide - 0.06), radius], upright, THING)
-    lights = solids_of(
-        solids.BOX,
-        [0.03, 0.14, 0.09],
-        [half * torch.tensor([[1.0, 1, -1, -1]]), sides * 0.7 * wide, height + 0.4],
-        None,
-        LEAF,
-    )
-    lights = Layout(lights.kind, lights.size, lights.pose, torch.full_like(lights.style, THING))
+    wheels = solids_of(solids.CYLINDER, [radius, 0.12], [axles * half, sides * (wide - 0.06), radius], upright, THING)
+    ends = half * torch.tensor([[1.0, 1, -1, -1]])
+    lights = solids_of(solids.BOX, [0.03, 0.14, 0.09], [ends, sides * 0.7 * wide, height + 0.4], None, THING)
     plates = solids_of(solids.BOX, [0.02, 0.26, 0.08], [half * torch.tensor([[1.0, -1]]), 0.0, 0.5], None, THING)
     return Layout.joined([body, cabin, wheels, lights, plates]), _stiff(n), torch.arange(12).expand(n, -1)
 
