@@ -120,3 +120,14 @@ def test_pose_of_a_pointmap(static_clip):
     assert np.degrees(np.arccos((np.trace(pose[:3, :3].T @ truth[:3, :3]) - 1) / 2)) < 0.5
     found, true = (t / np.linalg.norm(t) for t in (pose[:3, 3], truth[:3, 3]))
     assert found @ true > 0.9
+
+
+def test_what_moves_along_its_epipolar_line_contradicts_depth_alone(static_clip):
+    """A thing at the right place of the image for a point three times as near."""
+    features, pairs = answers(static_clip, both_ways(5, 2))
+    block = torch.zeros(192, 256, dtype=torch.bool)
+    block[120:180, 60:200] = True
+    wrong = [replace(pair, points_a=torch.where(block[..., None], 3 * pair.points_a, pair.points_a)) for pair in pairs]
+    sigmas = MotionMeter().complete(features, wrong)[0].evidence.motion.a
+    inside, outside = (sigmas[where].median() for where in (block, ~block))
+    assert inside > 2 * SIGNIFICANT and outside < 2, (inside, outside)

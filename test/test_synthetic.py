@@ -137,14 +137,14 @@ def test_pointmap_is_the_depth_along_the_pixels_rays(clip):
 
 
 def test_the_sky_follows_the_turn_of_the_camera_alone():
-    clip = render_clip("traffic", seed=1, frames=5, size=SIZE, rate=5.0)
+    clip = render_clip("traffic", seed=1, frames=3, size=SIZE, rate=2.5)
     sky = (clip.parts[0] < 0) & (clip.depth[0] == np.inf)
-    turn = (np.linalg.inv(clip.world_from_cam[4]) @ clip.world_from_cam[0])[:3, :3]
+    turn = (np.linalg.inv(clip.world_from_cam[2]) @ clip.world_from_cam[0])[:3, :3]
     rays = np.concatenate([grid(), np.ones((*SIZE[::-1], 1))], axis=-1) @ np.linalg.inv(clip.K).T
     target = rays @ turn.T @ clip.K.T
     expected = target[..., :2] / target[..., 2:] - grid()
-    np.testing.assert_allclose(clip.flow(0, 4)[sky], expected[sky], atol=1e-2)
-    assert np.isfinite(clip.flow(0, 4)[sky]).all() and not clip.occluded(0, 0)[sky].any()
+    np.testing.assert_allclose(clip.flow(0, 2)[sky], expected[sky], atol=1e-2)
+    assert np.isfinite(clip.flow(0, 2)[sky]).all() and not clip.occluded(0, 0)[sky].any()
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_the_sky_follows_the_turn_of_the_camera_alone():
     [("traffic", 0.01, 0.2, 0.45), ("handheld", 0.03, 0.2, 0.35), ("crowd", 0.25, 0.5, 0.65)],
 )
 def test_movers_cover_what_the_preset_promises(preset, least, most, peak):
-    for seed in range(3):
+    for seed in range(2):
         scene = build_scene(preset, seed, 6.0)
         truths = list(iter_truths(scene, 18, (80, 60), rate=3.0))
         share = np.array([truth.mask.mean() for truth in truths])

@@ -16,7 +16,7 @@ TINY = NetworkConfig(
     decoder_depth=4,
     decoder_heads=4,
     head="linear",
-    image_size=(128, 96),
+    image_size=(96, 72),
     patch_size=8,
     motion_head=True,
 )
@@ -45,11 +45,11 @@ class TrainingPlan:
     minutes: float = 120.0
     seed: int = 0
     network: NetworkConfig = TINY
-    stages: tuple[Stage, ...] = (Stage(0.35, 64, 32), Stage(0.8, 96, 16), Stage(1.0, 128, 12))
+    stages: tuple[Stage, ...] = (Stage(0.35, 64, 32), Stage(1.0, 96, 16))
     learning_rate: float = 1.5e-3  # of everything but the matrices of the blocks
     matrix_rate: float = 5e-3  # of those, by Muon: its steps have 0.2 of AdamW's size at the same rate
     warmup_steps: int = 100
-    decay_share: float = 0.3  # of the time, at the end
+    decay_share: float = 0.5  # of the time, at the end
     weight_decay: float = 0.03
     clip_norm: float = 1.0
     matching_weight: float = 0.6

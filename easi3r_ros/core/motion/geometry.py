@@ -50,9 +50,13 @@ def fused_log_odds(votes: list[tuple[np.ndarray, np.ndarray | None]]) -> np.ndar
     same time, and what is just uncovered is seen from one side only. Where its flow is lost, a pair
     has no vote against motion.
     """
-    planes = [_log_odds(sigmas) for sigmas, _ in votes]
-    voters = sum(1 if flow is None else np.isfinite(flow[0]) for _, flow in votes)
-    return np.clip(_upper_median(planes, voters), -MOST_LOG_ODDS, MOST_LOG_ODDS)
+    descending = _sorted([_log_odds(sigmas) for sigmas, _ in votes])
+    median = descending[0]  # of one or two
+    if len(votes) > 2:
+        voters = sum(1 if flow is None else np.isfinite(flow[0]).astype(np.uint8) for _, flow in votes)
+        for k in range(1, (len(votes) + 1) // 2):
+            median = np.where(voters > 2 * k, descending[k], median)
+    return np.clip(median, -MOST_LOG_ODDS, MOST_LOG_ODDS)
 
 
 def _log_odds(sigmas: np.ndarray) -> np.ndarray:
@@ -60,16 +64,11 @@ def _log_odds(sigmas: np.ndarray) -> np.ndarray:
     return 0.5 * STEEPNESS * np.log((cells * cells + 1) / (EVEN_ODDS**2 + 1))
 
 
-def _upper_median(planes: list[np.ndarray], count: np.ndarray | int) -> np.ndarray:
-    """Per element, as if only `count` of the planes were there; those that are not count as the smallest ones.
-
-    Insertion sort of whole planes, which for a handful of them is far quicker than np.sort.
-    """
+def _sorted(planes: list[np.ndarray]) -> list[np.ndarray]:
+    """Descending, per element. Insertion of whole planes, for a handful of them far quicker than np.sort."""
     descending: list[np.ndarray] = []
     for plane in planes:
         for i, other in enumerate(descending):
             descending[i], plane = np.maximum(other, plane), np.minimum(other, plane)
         descending.append(plane)
-    if len(planes) < 3:
-        return descending[0]  # of one or two the upper median is the largest
-    return np.choose(np.maximum(count - 1, 0) // 2, descending)
+    return descending

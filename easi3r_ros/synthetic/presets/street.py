@@ -18,7 +18,7 @@ WALLS = ((0.55, 0.50, 0.40), (0.50, 0.34, 0.26), (0.45, 0.50, 0.52), (0.62, 0.58
 
 
 def traffic(rng: np.random.Generator, duration: float) -> Scene:
-    """One car drives ahead, or two cross, or a third comes too; the camera walks or drives towards the crossing."""
+    """One car drives ahead, or two cross, or a third comes too; the camera walks or drives on the right."""
     town = (*_ground(rng), *_houses(rng), *_trees(rng), *_signs(rng), *_parked(rng))
     sun = np.array([rng.uniform(-0.8, 0.2), rng.choice([-1, 1]) * rng.uniform(0.3, 0.9), rng.uniform(0.7, 1.2)])
     sky = Sky(sun=tuple(sun / np.linalg.norm(sun)), clouds=rng.uniform(0.3, 1.0))
@@ -28,10 +28,10 @@ def traffic(rng: np.random.Generator, duration: float) -> Scene:
 def _camera(rng: np.random.Generator, duration: float) -> Camera:
     one_way = min(duration, LONGEST_WAY)
     walking = rng.random() < 0.5
-    speed, height, side = (1.2, 1.55, rng.choice([-1.0, 1.0]) * 1.2) if walking else (2.5, 1.25, -1.6)
-    travel = np.array([speed * one_way, 0.25 * speed if walking else 0.0, 0.0])
+    speed, height, side = (1.2, 1.55, rng.uniform(-2.4, -1.0)) if walking else (2.5, 1.25, -1.6)
+    travel = np.array([speed * one_way, rng.uniform(-0.4, 0.4) if walking else 0.0, 0.0])
     path = Handheld(
-        start=(-1.5, side, height),
+        start=(-1.0 if walking else -3.5, side, height),
         travel=tuple(travel),
         arc=(0.0, 0.15, 0.0),
         gaze_start=(14.0, 0.3 * side, 1.2),
@@ -52,10 +52,10 @@ def _cars(rng: np.random.Generator) -> list[SceneObject]:
         Shuttle((CROSSING[0] + 1.5, -14.0, 0.0), np.pi / 2, speed, 28.0, phase),
         Shuttle((CROSSING[1] - 1.5, 14.0, 0.0), -np.pi / 2, speed, 28.0, phase + rng.uniform(0.4, 0.6)),
     ]
-    ahead = Shuttle((-12.0, -1.7, 0.0), 0.0, rng.uniform(3.0, 4.0), 90.0, rng.uniform(0.19, 0.22))
-    coming = Shuttle(
-        (80.0, 1.7, 0.0), np.pi, rng.uniform(5.0, 8.0), 95.0, rng.uniform(0.45, 0.6)
-    )  # from the last house
+    # After some 20 s it is behind the last house for good: from behind, it would come through the camera.
+    ahead = Shuttle((rng.uniform(5.0, 8.0), -1.7, 0.0), 0.0, rng.uniform(3.0, 4.0), 1e4, 0.0)
+    # Out of the last house, past the camera on its left.
+    coming = Shuttle((80.0, 1.7, 0.0), np.pi, rng.uniform(5.0, 8.0), 95.0, rng.uniform(0.45, 0.6))
     lines = ([ahead], crossing, [*crossing, coming])[rng.integers(3)]
     return [car(rng, f"car {number}", line) for number, line in enumerate(lines, start=1)]
 
