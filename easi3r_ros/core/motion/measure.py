@@ -39,6 +39,8 @@ class MotionMeter:
         """
         self._tracked = {index: tracked for index, tracked in self._tracked.items() if index in features}
         unmeasured = {pair.edge: pair for pair in pairs if pair.evidence.motion is None}
+        if not unmeasured:
+            return list(pairs)
         found = self._measure(features, unmeasured, masks or {})
         return [
             replace(pair, evidence=replace(pair.evidence, motion=found[pair.edge])) if pair.edge in found else pair
