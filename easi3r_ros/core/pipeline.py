@@ -40,7 +40,7 @@ class Pipeline:
     """Frames in, one result per frame out, in order, from the first frame on. Not thread-safe."""
 
     def __init__(self, config: PipelineConfig, backbone: Backbone | None = None, journal: PairJournal | None = None):
-        """journal: where pairs are kept for `align_globally`. Raises ConfigError, CheckpointError (`build_backbone`)."""
+        """journal: keeps pairs for `align_globally`. Raises ConfigError or CheckpointError (see `build_backbone`)."""
         self.config = config
         self.backbone = backbone or build_backbone(config.backbone)
         self._cue = self._build_cue(config)

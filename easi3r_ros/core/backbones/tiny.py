@@ -22,6 +22,6 @@ class TinyBackbone(Dust3rBackbone):
 
     @classmethod
     def embedded(cls, config: BackboneConfig) -> TinyBackbone:
-        """Raises CheckpointError if the package came without its weights, ConfigError for a device that is not there."""
+        """Raises CheckpointError if the package lacks its weights, ConfigError for a device that is not there."""
         network, _ = load_network(WEIGHTS)
         return cls(network, config)
