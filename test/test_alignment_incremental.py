@@ -72,6 +72,19 @@ def test_masks_keep_movers_from_dragging_the_camera(clip):
     assert with_masks < 0.7 * without
 
 
+@pytest.mark.parametrize("widening", [0.85, 1.2])
+def test_a_network_may_believe_in_another_focal_length(clip, widening):
+    """Networks know no camera_info: their pointmaps are too wide or too narrow, in the directions of a's camera."""
+
+    def spoil(index, pairs):
+        stretch = torch.tensor([widening, widening, 1.0])
+        return [replace(p, points_a=p.points_a * stretch, points_b=p.points_b * stretch) for p in pairs]
+
+    results = align(clip, 25, spoil=spoil)
+    assert [r.state for r in results[1:]] == [TrackingState.TRACKING] * 24
+    assert ate_share(clip, results) < 0.03
+
+
 def test_unknown_focal_is_found(clip):
     results = align(clip, 10, K=False)
     assert results[-1].K[0, 0] == pytest.approx(clip.K[0, 0], rel=0.02)

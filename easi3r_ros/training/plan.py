@@ -49,7 +49,7 @@ class TrainingPlan:
     learning_rate: float = 1.5e-3  # of everything but the matrices of the blocks
     matrix_rate: float = 5e-3  # of those, by Muon: its steps have 0.2 of AdamW's size at the same rate
     warmup_steps: int = 100
-    decay_share: float = 0.5  # of the time, at the end
+    decay_share: float = 0.67  # of the time, at the end
     weight_decay: float = 0.03
     clip_norm: float = 1.0
     matching_weight: float = 0.6

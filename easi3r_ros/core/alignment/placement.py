@@ -11,11 +11,12 @@ import torch
 
 from easi3r_ros.core.alignment.anchor import Anchor, information, sampling
 from easi3r_ros.core.alignment.registration import Registration, median_error, register, robust_similarity
-from easi3r_ros.core.geometry import invert_se3, pixel_grid, project, transform
+from easi3r_ros.core.geometry import invert_se3, pixel_grid, project, transform, weighted_median
 from easi3r_ros.core.types import PairGeometry
 
 PAIR_CONFIDENCE_FLOOR = 0.05  # a pair without parallax knows no depth but still knows the rotation
 MAX_PIXEL_NOISE = 0.02  # radians; a pair that misplaces its own pixels by more is garbage
+EXACT = 1e-3  # radians; a pair that misplaces them by less has the camera's own focal length
 LEAP = 0.03  # radians; a camera that moved its image by less is found from where it was
 PAIR_POSE_ITERATIONS = 30  # from the identity, without a better guess
 
@@ -60,6 +61,7 @@ def place(
 def observe(pair: PairGeometry, anchor: Anchor, K: torch.Tensor) -> Observation:
     """What a pair (new, anchor) says about where the anchor's points are seen now."""
     step = sampling(pair.points_b.shape[:2])
+    K = pair_intrinsics(pair, K, step)
     world = transform(anchor.world_from_cam.to(pair.points_b), anchor.points[step]).reshape(-1, 3)
     in_new = pair.points_b[step].reshape(-1, 3)
     # The anchor's own confidence: a still camera has pairs without parallax, yet its world is well known.
@@ -67,6 +69,23 @@ def observe(pair: PairGeometry, anchor: Anchor, K: torch.Tensor) -> Observation:
     weights = (weights * anchor.static[step]).reshape(-1)
     weights = torch.where((in_new[:, 2] > 0) & torch.isfinite(world[:, 2]), weights, torch.zeros_like(weights))
     return Observation(torch.nan_to_num(world), in_new, project(in_new, K), weights, pixel_noise(pair, K, step))
+
+
+def pair_intrinsics(pair: PairGeometry, K: torch.Tensor, step: tuple[slice, slice]) -> torch.Tensor:
+    """(3, 3) K with the focal length that the backbone believes in: a network knows no camera_info.
+
+    Its pointmaps are as much too wide or too narrow as its focal length is too short or too long, so that points must
+    be projected with it to land on the pixels that are meant. Weighted median over the pixels of a.
+    """
+    if pixel_noise(pair, K, step) < EXACT * K[0, 0]:
+        return K
+    offset = (pixel_grid(*pair.points_a.shape[:2], device=pair.points_a.device)[step] - K[:2, 2].to(pair.points_a))
+    slope = torch.nan_to_num(pair.points_a[step][..., :2] / pair.points_a[step][..., 2:].clamp(min=1e-9))
+    square = (slope * slope).sum(-1).flatten()
+    own = K.clone()
+    own[0, 0] = weighted_median((offset * slope).sum(-1).flatten() / square.clamp(min=1e-12), square.sqrt())
+    own[1, 1] = own[0, 0] * K[1, 1] / K[0, 0]
+    return own
 
 
 def pixel_noise(pair: PairGeometry, K: torch.Tensor, step: tuple[slice, slice]) -> float:
@@ -85,7 +104,7 @@ def pair_pose(pair: PairGeometry, static_b: torch.Tensor, K: np.ndarray) -> torc
     weights = (information(pair.conf_b) + PAIR_CONFIDENCE_FLOOR) * static_b
     pixels = pixel_grid(*pair.points_b.shape[:2], device=points.device)[step].reshape(-1, 2)
     start = torch.eye(4, dtype=torch.float64, device=points.device)
-    intrinsics = torch.from_numpy(K).to(points.device)
+    intrinsics = pair_intrinsics(pair, torch.from_numpy(K), step).to(points.device)
     # `register` returns world_from_cam; with a as the world and b as the camera that is a_from_b.
     registration = register(points, pixels, weights[step].reshape(-1), intrinsics, start, PAIR_POSE_ITERATIONS)
     return invert_se3(registration.world_from_cam)
