@@ -9,8 +9,13 @@ import numpy as np
 import torch
 
 from easi3r_ros.core.alignment.anchor import information
-from easi3r_ros.core.alignment.placement import MAX_PIXEL_NOISE, PAIR_CONFIDENCE_FLOOR
-from easi3r_ros.core.geometry import focal_from_pointmap, pixel_grid, project
+from easi3r_ros.core.alignment.placement import (
+    MAX_PIXEL_NOISE,
+    PAIR_CONFIDENCE_FLOOR,
+    pair_intrinsics,
+    pixel_noise,
+)
+from easi3r_ros.core.geometry import pixel_grid, project
 from easi3r_ros.core.types import AlignedFrame, PairGeometry, TrackingState
 
 POINTS = 400  # per frame, whatever its size: 5 kB per pair and 3 kB per frame
@@ -86,26 +91,14 @@ def grid(shape: tuple[int, ...]) -> tuple[slice, slice]:
 def sighting(pair: PairGeometry, K: np.ndarray) -> Sighting | None:
     """None if the pair misplaces its own pixels: it is garbage.
 
-    K: (3, 3), of which the principal point and the aspect ratio count. The focal length is the pair's own: what a
-    pointmap says about pixels is right only with the focal length that it believes in.
+    K: (3, 3), of which the principal point and the aspect ratio count; the focal length is the pair's own.
     """
     step = grid(tuple(pair.points_a.shape[:2]))
-    own, other = pair.points_a[step].cpu(), pair.points_b[step].cpu()
-    believed = torch.from_numpy(K * (_focal(own, K, step[0]) / K[0, 0]))
-    believed[:, 2] = torch.from_numpy(K[:, 2])
-    truth = pixel_grid(*pair.points_a.shape[:2])[step]
-    noise = float((project(own, believed) - truth).norm(dim=-1).median())
-    if not noise <= MAX_PIXEL_NOISE * K[0, 0]:
+    other = pair.points_b[step].cpu()
+    believed = pair_intrinsics(pair, torch.from_numpy(K), step)
+    if not pixel_noise(pair, believed, step) <= MAX_PIXEL_NOISE * K[0, 0]:
         return None
     # A pair without parallax knows no depth but still where pixels are.
     weight = (information(pair.conf_b[step].cpu()) + PAIR_CONFIDENCE_FLOOR) * (other[..., 2] > 0)
     pixels = torch.nan_to_num(project(other, believed))
     return Sighting(pair.a, pixels.reshape(-1, 2), torch.nan_to_num(weight).reshape(-1).float())
-
-
-def _focal(points: torch.Tensor, K: np.ndarray, step: slice) -> float:
-    """Focal length along u, in pixels, of a pointmap (h', w', 3) on the sub-grid with that step in both directions."""
-    upright = points * points.new_tensor([1.0, K[1, 1] / K[0, 0], 1.0])
-    # In units of the sub-grid pixel k lies at step * k + start.
-    cx, cy = (K[:2, 2] - step.start) / step.step
-    return step.step * focal_from_pointmap(upright, (cx, cy))

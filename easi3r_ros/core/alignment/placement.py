@@ -79,13 +79,15 @@ def pair_intrinsics(pair: PairGeometry, K: torch.Tensor, step: tuple[slice, slic
     """
     if pixel_noise(pair, K, step) < EXACT * K[0, 0]:
         return K
-    offset = (pixel_grid(*pair.points_a.shape[:2], device=pair.points_a.device)[step] - K[:2, 2].to(pair.points_a))
+    offset = pixel_grid(*pair.points_a.shape[:2], device=pair.points_a.device)[step] - K[:2, 2].to(pair.points_a)
     slope = torch.nan_to_num(pair.points_a[step][..., :2] / pair.points_a[step][..., 2:].clamp(min=1e-9))
     square = (slope * slope).sum(-1).flatten()
+    if not bool(square.any()):
+        return K  # points on the axis alone: garbage, and the pixels will say so
+    focal = float(weighted_median((offset * slope).sum(-1).flatten() / square.clamp(min=1e-12), square.sqrt()))
     own = K.clone()
-    own[0, 0] = weighted_median((offset * slope).sum(-1).flatten() / square.clamp(min=1e-12), square.sqrt())
-    own[1, 1] = own[0, 0] * K[1, 1] / K[0, 0]
-    return own
+    own[0, 0], own[1, 1] = focal, focal * K[1, 1] / K[0, 0]
+    return own if focal > 0 else K
 
 
 def pixel_noise(pair: PairGeometry, K: torch.Tensor, step: tuple[slice, slice]) -> float:
