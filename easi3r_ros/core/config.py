@@ -89,7 +89,7 @@ class MotionConfig:
     clusters: int = setting(64, "Attention cue: k of the k-means over encoder tokens (eq. 13).", low=2, high=512)
     threshold: float = setting(
         0.5,
-        "Probability above which a pixel counts as moving; the attention cue alone finds its own.",
+        "The probability above which a pixel counts as moving; the attention cue alone finds its own.",
         low=0.0,
         high=1.0,
         live=True,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from easi3r_ros.core.backbones.dust3r.matching import recorded_matching
 from easi3r_ros.core.backbones.dust3r.network import Dust3rNetwork
 from easi3r_ros.training.losses import matching_loss, motion_loss, regression_loss
-from easi3r_ros.training.matching import recorded_matching
 from easi3r_ros.training.pairs import Direction, TrainingPairs
 from easi3r_ros.training.plan import TrainingPlan
 

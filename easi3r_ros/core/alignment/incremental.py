@@ -19,10 +19,10 @@ import torch
 from easi3r_ros.core.alignment.anchor import PLACED, Anchor
 from easi3r_ros.core.alignment.depth import NewFrame, depth_of_frame
 from easi3r_ros.core.alignment.placement import pair_pose, place
-from easi3r_ros.core.alignment.registration import world_covariance
 from easi3r_ros.core.alignment.thinning import expand, thin, thin_intrinsics, thin_pair
 from easi3r_ros.core.config import AlignmentConfig
 from easi3r_ros.core.geometry import focal_from_pointmap, intrinsics, invert_se3, transform
+from easi3r_ros.core.registration import world_covariance
 from easi3r_ros.core.types import AlignedFrame, PairGeometry, TrackingState
 
 PARALLAX_SHARE = 0.15  # share of confident pixels from which a pair may fix the world

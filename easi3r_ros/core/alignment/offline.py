@@ -12,7 +12,7 @@ from easi3r_ros.core.alignment.anchor import PLACED
 from easi3r_ros.core.alignment.bundle import Bundle, Prior, adjust
 from easi3r_ros.core.alignment.bundle_tile import BundleState, Sightings
 from easi3r_ros.core.alignment.journal import Entry, PairJournal
-from easi3r_ros.core.alignment.registration import world_covariance
+from easi3r_ros.core.registration import world_covariance
 from easi3r_ros.core.types import FrameResult, TrackingState
 
 # Log depth, from frame to frame carried and fused: it holds the scale, which the few frames that see the same points

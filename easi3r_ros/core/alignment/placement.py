@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from easi3r_ros.core.alignment.anchor import Anchor, information, sampling
-from easi3r_ros.core.alignment.registration import Registration, median_error, register, robust_similarity
 from easi3r_ros.core.geometry import invert_se3, pixel_grid, project, transform, weighted_median
+from easi3r_ros.core.registration import Registration, median_error, register, robust_similarity
 from easi3r_ros.core.types import PairGeometry
 
 PAIR_CONFIDENCE_FLOOR = 0.05  # a pair without parallax knows no depth but still knows the rotation
