@@ -89,11 +89,11 @@ class Dust3rBackbone(Backbone):
 
         Raises ValueError if the token grids of the frames differ or a mask has another size than its frame.
         """
-        if len({features.grid for pair in pairs for features in pair}) > 1:
-            raise ValueError("frames of different sizes cannot be paired")
         return [answer for batch in self._batches(pairs) for answer in self._decode_batch(batch, masks or {})]
 
     def _batches(self, pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
+        if len({features.grid for pair in pairs for features in pair}) > 1:
+            raise ValueError("frames of different sizes cannot be paired")
         for start in range(0, len(pairs), self._batch_size):
             yield pairs[start : start + self._batch_size]
 

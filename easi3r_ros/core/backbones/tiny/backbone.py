@@ -38,7 +38,7 @@ class TinyBackbone(Dust3rBackbone):
 
     @torch.no_grad()
     def decode(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor] | None = None) -> list[PairGeometry]:
-        """As the base class; both orders of every pair are decoded, whichever are asked for."""
+        """As the base class, with its errors; both orders of every pair are decoded, whichever are asked for."""
         unordered = {tuple(sorted((a.index, b.index))): (a, b) for a, b in pairs}
         answers: dict[Edge, PairGeometry] = {}
         for batch in self._batches(list(unordered.values())):
@@ -57,9 +57,8 @@ class TinyBackbone(Dust3rBackbone):
             K = _intrinsics(a, forward), _intrinsics(b, reverse)
             view_a, view_b = _view(forward, K[0], masks), _view(reverse, K[1], masks)
             there, again = ([layer[i] for layer in logits] for logits in (towards, back))
-            grids = a.grid, b.grid
-            answers[a.index, b.index] = self._together(forward, view_a, view_b, (there, again), grids[1])
-            answers[b.index, a.index] = self._together(reverse, view_b, view_a, (again, there), grids[0])
+            answers[a.index, b.index] = self._together(forward, view_a, view_b, (there, again), b.grid)
+            answers[b.index, a.index] = self._together(reverse, view_b, view_a, (again, there), a.grid)
         return answers
 
     def _together(

@@ -17,7 +17,7 @@ from easi3r_ros.core.geometry import invert_se3, transform, unproject, weighted_
 from easi3r_ros.core.registration import register
 
 ITERATIONS = 20
-MATCH_NOISE = 0.15  # of a patch: how exactly the middle of an attention peak is known
+MATCH_NOISE = 0.3  # of a patch: how exactly the middle of an attention peak is known
 MIN_INLIERS = 0.3  # weighted share of matches that must agree with the pose
 SURE = 0.05  # attention mass from which a match counts at all
 
