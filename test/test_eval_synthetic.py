@@ -14,6 +14,7 @@ from easi3r_ros.core.config import PipelineConfig
 from easi3r_ros.eval import synthetic_clips
 from easi3r_ros.eval.synthetic_clips import ClipSpec, evaluate, evaluate_baselines, render
 from easi3r_ros.eval.synthetic_table import rows
+from easi3r_ros.training import evaluation
 
 SPEC = ClipSpec("tabletop", 3, frames=10, size=(160, 120))
 
@@ -106,6 +107,24 @@ def test_command_explains_what_it_cannot_do(arguments, message, capsys):
         main(["eval", "synthetic", "--frames", "10", *arguments])
     assert end.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_pairs_command(monkeypatch, capsys):
+    monkeypatch.setattr(evaluation, "SCENES", 6)
+    evaluation.held_out_pairs.cache_clear()
+    with pytest.raises(SystemExit) as end:
+        main(["eval", "pairs", "--long-side", "64"])
+    evaluation.held_out_pairs.cache_clear()
+    assert end.value.code in (0, None)
+    table = capsys.readouterr().out
+    assert table.count("| classical ") == table.count("| tiny ") == 2
+
+
+def test_pairs_command_explains_a_bad_size(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["eval", "pairs", "--long-side", "50"])
+    assert end.value.code == 2
+    assert "multiple of 32" in capsys.readouterr().err
 
 
 def test_attention_command_on_a_checkpoint(small_clips, tmp_path, capsys):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from easi3r_ros.core.config import BackboneConfig
 
 app = typer.Typer(help="Accuracy on clips whose truth is known; docs/accuracy.md is made of it.", no_args_is_help=True)
 
@@ -24,6 +27,16 @@ COLUMNS = (
 )
 MOVING = "tabletop,walkers,traffic,handheld,crowd"
 PRESETS = f"static,{MOVING}"
+PAIR_COLUMNS = (
+    ("AbsRel", "abs_rel", 3),
+    ("d<1.25", "delta_125", 2),
+    ("depth", "coverage", 2),
+    ("rotation deg", "rotation", 2),
+    ("median", "rotation_median", 2),
+    ("if none", "rotation_if_none", 2),
+    ("direction deg", "direction", 1),
+    ("pairs", "pairs", 0),
+)
 EFFECT_MAPS = (
     "1 - mean as source",
     "std as source",
@@ -62,6 +75,35 @@ def synthetic(
 
 
 @app.command()
+def pairs(
+    backbones: Annotated[str, typer.Option(help="Comma-separated: classical, tiny.")] = "classical,tiny",
+    long_side: Annotated[int, typer.Option(help="Of the rendered images, pixels; a multiple of 32.", min=32)] = 96,
+) -> None:
+    """Depth and relative pose of single pairs of views, on scenes like those of `train` that it never sees."""
+    import torch
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from easi3r_ros.core.backbones import build_backbone
+    from easi3r_ros.training.pair_accuracy import pair_accuracy
+
+    if long_side % 32:
+        raise typer.BadParameter(f"--long-side is {long_side}, must be a multiple of 32")
+    torch.set_num_threads(1)
+    table = Table(box=box.MARKDOWN)
+    for heading in ("backbone", "camera_info", *(title for title, _, _ in PAIR_COLUMNS)):
+        table.add_column(heading, no_wrap=True)
+    for name in _names(backbones, "--backbones"):
+        for known in (True, False):
+            with torch.inference_mode():
+                figures = pair_accuracy(build_backbone(_backbone(name)), long_side, known)
+            row = (_text(figures[key], digits) for _, key, digits in PAIR_COLUMNS)
+            table.add_row(name, "yes" if known else "no", *row)
+    Console(width=160).print(table)
+
+
+@app.command()
 def attention(
     checkpoint: Annotated[str, typer.Option(help="A DUSt3R-architecture checkpoint; empty: the embedded tiny.")] = "",
     presets: Annotated[str, typer.Option(help="Comma-separated names of rendered scenes with movers.")] = MOVING,
@@ -91,6 +133,12 @@ def attention(
                 row = (_text(auc[name], 2) for name in EFFECT_MAPS)
                 table.add_row(preset, str(seed), "frozen" if frozen else "moving", *row)
     Console(width=160).print(table)
+
+
+def _backbone(name: str) -> BackboneConfig:
+    from easi3r_ros.core.config import PipelineConfig, with_settings
+
+    return with_settings(PipelineConfig(), {"backbone.name": name}).backbone
 
 
 def _names(text: str, option: str) -> list[str]:

@@ -13,17 +13,18 @@ from easi3r_ros.core.types import Features, Frame
 from easi3r_ros.eval import depth as depth_eval
 from easi3r_ros.training.evaluation import held_out_pairs, rotation_degrees
 from easi3r_ros.training.pairs import Direction
+from easi3r_ros.training.plan import TINY
 
 STEP_NS = 150_000_000  # between the two frames of a pair
 MIN_STEP = 0.02  # of the median depth: a shorter translation has no direction
 
 
-def pair_accuracy(backbone: Backbone, long_side: int, patch: int, known_intrinsics: bool) -> dict[str, float]:
+def pair_accuracy(backbone: Backbone, long_side: int, known_intrinsics: bool) -> dict[str, float]:
     """Means over the pairs of scenes in which nothing moves; the camera is the one that the scene was rendered with.
 
     known_intrinsics: give K to the backbone, as a camera_info would.
     """
-    pairs = held_out_pairs(long_side, patch)
+    pairs = held_out_pairs(long_side, TINY.patch_size)
     rows = []
     for index in (~pairs.moving).nonzero()[:, 0].tolist():
         K = pairs.K[index].numpy().astype(np.float64)
