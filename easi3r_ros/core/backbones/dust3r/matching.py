@@ -57,8 +57,8 @@ class TokenMatches:
 def token_matches(towards: Sequence[Tensor], back: Sequence[Tensor], grid: tuple[int, int], patch: int) -> TokenMatches:
     """From the matching logits of one pair, per layer: towards (N of a, N of b), back (N of b, N of a).
 
-    A match counts as far as both views agree on it (dual softmax, as LoFTR); its place is the mean of the 3 x 3 tokens
-    around the best one.
+    A match counts as far as both views agree on it (dual softmax, as LoFTR). Its place is the mean of the 3 x 3 tokens
+    around the best one under a's own attention, because the product would pull it to the middle of a token.
     """
     there = torch.stack([logits.softmax(-1) for logits in towards]).mean(0)
     mutual = there * torch.stack([logits.softmax(-1) for logits in back]).mean(0).mT  # (N of a, N of b)
@@ -67,8 +67,7 @@ def token_matches(towards: Sequence[Tensor], back: Sequence[Tensor], grid: tuple
     x = torch.arange(columns, device=mutual.device).repeat(rows)
     best = mutual.argmax(-1)
     near = ((y - y[best, None]).abs() <= 1) & ((x - x[best, None]).abs() <= 1)
-    local = mutual * near
-    mass = local.sum(-1)
-    share = local / mass.clamp(min=1e-12)[:, None]
+    share = there * near
+    share = share / share.sum(-1, keepdim=True).clamp(min=1e-12)
     centres = torch.stack((share @ x.float(), share @ y.float()), dim=-1)  # in tokens
-    return TokenMatches((centres + 0.5) * patch - 0.5, mass)
+    return TokenMatches((centres + 0.5) * patch - 0.5, (mutual * near).sum(-1))
