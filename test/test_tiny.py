@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from easi3r_ros.core.backbones import build_backbone
+from easi3r_ros.core.backbones.dust3r.checkpoints import CheckpointError
 from easi3r_ros.core.backbones.dust3r.matching import TokenMatches
 from easi3r_ros.core.backbones.tiny.backbone import WEIGHTS
 from easi3r_ros.core.backbones.tiny.relative import View, in_first_camera, relative_pose
@@ -78,6 +79,12 @@ def test_matches_without_sense_are_refused(views):
 
 def test_weights_are_small_and_there():
     assert (WEIGHTS / "model.safetensors").stat().st_size < MEGABYTES * 1e6
+
+
+def test_a_package_without_them_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr("easi3r_ros.core.backbones.tiny.backbone.WEIGHTS", tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="install it again"):
+        build_backbone(BackboneConfig(name="tiny"))
 
 
 def test_both_orders_of_a_pair_tell_the_same_story(views):

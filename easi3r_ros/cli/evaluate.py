@@ -37,13 +37,6 @@ PAIR_COLUMNS = (
     ("direction deg", "direction", 1),
     ("pairs", "pairs", 0),
 )
-EFFECT_MAPS = (
-    "1 - mean as source",
-    "std as source",
-    "mean as reference",
-    "1 - std as reference",
-    "product (eq. 9)",
-)
 
 
 @app.command()
@@ -122,16 +115,16 @@ def attention(
     from easi3r_ros.eval.synthetic_clips import ClipSpec, render
 
     backbone = build_backbone(BackboneConfig(name="dust3r" if checkpoint else "tiny", checkpoint=checkpoint))
-    table = Table(box=box.MARKDOWN)
-    for heading in ("clip", "seed", "movers", *EFFECT_MAPS):
-        table.add_column(heading, no_wrap=True)
+    table = Table("clip", "seed", "movers", box=box.MARKDOWN)
     for preset in _names(presets, "--presets"):
         for seed in (_number(text) for text in _names(seeds, "--seeds")):
             for frozen in (False, True):
                 spec = ClipSpec(preset, seed, frames, rate=rate, frozen=frozen)
                 auc = attention_effect(spec, render(spec), backbone).auc
-                row = (_text(auc[name], 2) for name in EFFECT_MAPS)
-                table.add_row(preset, str(seed), "frozen" if frozen else "moving", *row)
+                if not table.rows:
+                    for name in auc:
+                        table.add_column(name, no_wrap=True)
+                table.add_row(preset, str(seed), "frozen" if frozen else "moving", *(_text(v, 2) for v in auc.values()))
     Console(width=160).print(table)
 
 

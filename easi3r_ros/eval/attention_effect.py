@@ -17,8 +17,8 @@ from easi3r_ros.core.config import PreprocessConfig
 from easi3r_ros.core.graph import swin_stride_edges
 from easi3r_ros.core.motion.attention import attention_of
 from easi3r_ros.core.preprocess import prepare
-from easi3r_ros.core.types import Features, Frame
-from easi3r_ros.eval.synthetic_clips import ClipSpec
+from easi3r_ros.core.types import Features
+from easi3r_ros.eval.synthetic_clips import ClipSpec, camera_frame
 from easi3r_ros.synthetic.render import RenderedFrame
 
 GRAPH_WINDOW = 5  # as published: offsets 1, 3, 5, 7, 9
@@ -65,8 +65,7 @@ def terms(maps: AttentionMaps) -> Mapping[str, Tensor]:
 
 
 def _features(frame: RenderedFrame, backbone: Backbone) -> Features:
-    image = Frame(frame.index, round(frame.seconds * 1e9), "camera", frame.image, frame.view.K)
-    return backbone.encode(prepare(image, backbone.input_spec, PreprocessConfig()))
+    return backbone.encode(prepare(camera_frame(frame), backbone.input_spec, PreprocessConfig()))
 
 
 def _token_share(mask: np.ndarray, grid: Sequence[int]) -> np.ndarray:

@@ -81,7 +81,7 @@ def evaluate(spec: ClipSpec, frames: Sequence[RenderedFrame], config: PipelineCo
     results, seconds = [], []
     for frame in frames:
         start = time.perf_counter()
-        results.append(pipeline.push(_frame(frame)))
+        results.append(pipeline.push(camera_frame(frame)))
         seconds.append(time.perf_counter() - start)
     settled = slice(WARM_UP, None)
     moves = [frame.mask & (not spec.frozen) for frame in frames]
@@ -107,7 +107,8 @@ def evaluate_baselines(spec: ClipSpec, frames: Sequence[RenderedFrame]) -> dict[
     return _cue_scores(maps, [newest.mask for _, newest in pairs])
 
 
-def _frame(frame: RenderedFrame) -> Frame:
+def camera_frame(frame: RenderedFrame) -> Frame:
+    """As a camera with a camera_info would send it."""
     return Frame(frame.index, round(frame.seconds * 1e9), "camera", frame.image, frame.view.K)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from easi3r_ros.core.backbones.dust3r.network import Dust3rNetwork
 from easi3r_ros.core.geometry import weighted_procrustes
+from easi3r_ros.eval import depth as depth_eval
 from easi3r_ros.synthetic.training import training_views
 from easi3r_ros.training.pairs import TrainingPairs, training_pairs
 from easi3r_ros.training.plan import EVALUATION_SEED
@@ -63,14 +64,10 @@ def _measure(answers: Answers, pairs: TrainingPairs) -> dict[str, Tensor]:
 
 def _depth_error(depth: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """AbsRel and share of delta < 1.25 of each image, scaled by the ratio of the medians."""
-    results = []
-    for predicted, true in zip(depth, truth, strict=True):
-        seen = true.isfinite()
-        predicted, true = predicted[seen].clamp(min=1e-6), true[seen]
-        predicted = predicted * (true.median() / predicted.median())
-        ratio = torch.maximum(predicted / true, true / predicted)
-        results.append(torch.stack((((predicted - true).abs() / true).mean(), (ratio < 1.25).float().mean())))
-    return tuple(torch.stack(results).unbind(1))
+    # Depth behind the camera counts as nearest, not as unknown.
+    pairs = zip(depth.clamp(min=1e-6).numpy(), torch.where(truth.isfinite(), truth, torch.nan).numpy(), strict=True)
+    scores = [depth_eval.score(predicted, true) for predicted, true in pairs]
+    return torch.tensor([score.abs_rel for score in scores]), torch.tensor([score.delta_125 for score in scores])
 
 
 def _rotation_error(own: Tensor, in_a: Tensor, weights: Tensor, truth: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from easi3r_ros.synthetic.training import training_views
 from easi3r_ros.training.pairs import TrainingPairs, training_pairs
-from easi3r_ros.training.plan import Stage, TrainingPlan
+from easi3r_ros.training.plan import EVALUATION_SEED, Stage, TrainingPlan
 
 SHAPES = ((1.0, 0.75, 0.6), (1.0, 0.5625, 0.25), (0.75, 1.0, 0.15))  # width and height in long sides, share
 
@@ -40,7 +40,7 @@ class Shards(IterableDataset):
         plan = self.plan
         generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + shard)
         size = image_size(self.stage.long_side, plan.network.patch_size, generator)
-        seed = int(torch.randint(1_000_000_000, (), generator=generator))
+        seed = int(torch.randint(EVALUATION_SEED, (), generator=generator))
         views = training_views(seed, plan.scenes_per_shard, plan.views_per_scene, size, device=self.device)
         edges: list[tuple[int, int]] = []
         for _ in range(plan.rounds_per_shard):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -9,7 +11,7 @@ from easi3r_ros.core.alignment.placement import pair_pose
 from easi3r_ros.core.backbones.base import Backbone
 from easi3r_ros.core.config import PreprocessConfig
 from easi3r_ros.core.preprocess import prepare
-from easi3r_ros.core.types import Features, Frame
+from easi3r_ros.core.types import Frame, NetworkInput, PairGeometry
 from easi3r_ros.eval import depth as depth_eval
 from easi3r_ros.training.evaluation import held_out_pairs, rotation_degrees
 from easi3r_ros.training.pairs import Direction
@@ -28,13 +30,11 @@ def pair_accuracy(backbone: Backbone, long_side: int, known_intrinsics: bool) ->
     rows = []
     for index in (~pairs.moving).nonzero()[:, 0].tolist():
         K = pairs.K[index].numpy().astype(np.float64)
-        views = [
-            _features(backbone, pairs.images[view][index].numpy(), K if known_intrinsics else None, view)
-            for view in (0, 1)
-        ]
-        rows.append(
-            _measure(backbone, views, K, pairs.a.each(lambda tensor, i=index: tensor[i]), pairs.a_from_b[index])
-        )
+        inputs = [_input(backbone, pairs.images[view][index].numpy(), K, view) for view in (0, 1)]
+        given = inputs if known_intrinsics else [_without_intrinsics(image) for image in inputs]
+        pair = backbone.decode([tuple(backbone.encode(image) for image in given)])[0]
+        truth = pairs.a.each(lambda tensor, i=index: tensor[i])
+        rows.append(_measure(pair, inputs[1].K, truth, pairs.a_from_b[index]))
     names = rows[0].keys()
     return {name: float(np.nanmean([row[name] for row in rows])) for name in names} | {
         "rotation_median": float(np.nanmedian([row["rotation"] for row in rows])),
@@ -42,19 +42,17 @@ def pair_accuracy(backbone: Backbone, long_side: int, known_intrinsics: bool) ->
     }
 
 
-def _features(backbone: Backbone, image: np.ndarray, K: np.ndarray | None, index: int) -> Features:
+def _input(backbone: Backbone, image: np.ndarray, K: np.ndarray, index: int) -> NetworkInput:
     frame = Frame(index, index * STEP_NS, "camera", image, K)
-    return backbone.encode(prepare(frame, backbone.input_spec, PreprocessConfig()))
+    return prepare(frame, backbone.input_spec, PreprocessConfig())
 
 
-def _measure(
-    backbone: Backbone, views: list[Features], K: np.ndarray, truth: Direction, a_from_b: torch.Tensor
-) -> dict[str, float]:
-    pair = backbone.decode([(views[0], views[1])])[0]
-    transform = views[0].input.transform
-    scale = transform.resized_size[0] / transform.camera_size[0]
-    network_K = K.copy()
-    network_K[:2] *= scale
+def _without_intrinsics(image: NetworkInput) -> NetworkInput:
+    return replace(image, K=None, frame=replace(image.frame, K=None))
+
+
+def _measure(pair: PairGeometry, K: np.ndarray, truth: Direction, a_from_b: torch.Tensor) -> dict[str, float]:
+    """K: (3, 3) true intrinsics in pixels of the pair's maps; a_from_b: (4, 4) true."""
     estimate = torch.nn.functional.interpolate(pair.points_a[None, None, ..., 2], truth.points.shape[:2])[0, 0]
     confident = torch.nn.functional.interpolate(pair.conf_a[None, None], truth.points.shape[:2])[0, 0] > 1.0
     known = torch.where(confident, estimate, torch.nan).numpy()
@@ -63,7 +61,7 @@ def _measure(
         depth = depth_eval.score(known, true_depth)
     except ValueError:  # no parallax, and the backbone needs it
         depth = depth_eval.DepthScore(float("nan"), float("nan"), float("nan"), 0.0)
-    b_from_a = pair_pose(pair, torch.ones_like(pair.conf_b), network_K)
+    b_from_a = pair_pose(pair, torch.ones_like(pair.conf_b), K)
     error = b_from_a @ a_from_b.double()  # the identity, if it were right
     true_step = a_from_b[:3, 3].double()
     found_step = torch.linalg.inv(b_from_a)[:3, 3]

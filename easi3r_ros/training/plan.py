@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 from easi3r_ros.core.backbones.dust3r.network import NetworkConfig
 
@@ -74,10 +73,6 @@ class TrainingPlan:
         """Share of the learning rates to use after `progress` (0..1) of the time and `step` steps."""
         warm = min(1.0, (step + 1) / self.warmup_steps)
         return warm * min(1.0, max(0.0, 1.0 - progress) / self.decay_share)
-
-
-def plan_as_dict(plan: TrainingPlan) -> dict[str, Any]:
-    return asdict(plan)
 
 
 @dataclass

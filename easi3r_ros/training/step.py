@@ -22,8 +22,6 @@ class Answers:
     confidence: tuple[Tensor, Tensor]  # (2B, h, w)
     matching: tuple[list[Tensor], list[Tensor]]  # per layer (2B, N, N): tower 1 looks from first to second, 2 back
     motion: tuple[Tensor, Tensor]  # logits (2B, h, w)
-    source: Tensor  # (2B, gh, gw, channels) mean key logits, as DecodedPairs
-    reference: Tensor
 
 
 def answer(network: Dust3rNetwork, pairs: TrainingPairs) -> Answers:
@@ -36,9 +34,7 @@ def answer(network: Dust3rNetwork, pairs: TrainingPairs) -> Answers:
     with torch.autocast(images.device.type, enabled=False):  # heads in float32 (METHOD 2)
         points_1, points_2, confidence_1, confidence_2 = network.pointmaps(decoded)
         motion = network.motion(decoded)
-    return Answers(
-        (points_1, points_2), (confidence_1, confidence_2), matching, motion, decoded.source, decoded.reference
-    )
+    return Answers((points_1, points_2), (confidence_1, confidence_2), matching, motion)
 
 
 def losses(answers: Answers, pairs: TrainingPairs, plan: TrainingPlan) -> tuple[Tensor, dict[str, Tensor]]:

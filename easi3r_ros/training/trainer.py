@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from easi3r_ros.core.backbones.dust3r.network import Dust3rNetwork
 from easi3r_ros.training.evaluation import evaluate
 from easi3r_ros.training.loader import batches
 from easi3r_ros.training.matching import start_as_similarity
+from easi3r_ros.training.pairs import TrainingPairs
 from easi3r_ros.training.plan import PlanError, Progress, TrainingPlan
 from easi3r_ros.training.step import answer, losses
 
@@ -64,11 +66,11 @@ class Trainer:
                     reported, sums, steps = progress.seconds, {}, 0
         self._report(plan.stages[-1].long_side, {name: value / max(steps, 1) for name, value in sums.items()}, report)
 
-    def _step(self, pairs) -> dict[str, torch.Tensor]:
+    def _step(self, pairs: TrainingPairs) -> dict[str, torch.Tensor]:
         share = self.plan.rate_share(self.progress.seconds / (self.plan.minutes * 60), self.progress.step)
         # On a CPU the fused attention's backward pass takes twice as long as the plain one at these sizes.
-        kernel = SDPBackend.MATH if self.device.type == "cpu" else SDPBackend.FLASH_ATTENTION
-        with torch.autocast(self.device.type, torch.bfloat16), sdpa_kernel(kernel):
+        kernels = sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else nullcontext()
+        with torch.autocast(self.device.type, torch.bfloat16), kernels:
             answers = answer(self.network, pairs)
         total, parts = losses(answers, pairs, self.plan)
         for optimizer in self.optimizers:

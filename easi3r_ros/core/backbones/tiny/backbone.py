@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from easi3r_ros.core.backbones.dust3r.backbone import Dust3rBackbone, Pair
-from easi3r_ros.core.backbones.dust3r.checkpoints import load_network
+from easi3r_ros.core.backbones.dust3r.checkpoints import CheckpointError, load_network
 from easi3r_ros.core.backbones.dust3r.matching import recorded_matching, token_matches
 from easi3r_ros.core.backbones.tiny.relative import View, in_first_camera, relative_pose
 from easi3r_ros.core.config import BackboneConfig
@@ -33,6 +33,11 @@ class TinyBackbone(Dust3rBackbone):
     @classmethod
     def embedded(cls, config: BackboneConfig) -> TinyBackbone:
         """Raises CheckpointError if the package lacks its weights, ConfigError for a device that is not there."""
+        if not WEIGHTS.exists():
+            raise CheckpointError(
+                f"the weights of 'tiny' are not at {WEIGHTS}: the package is incomplete, install it again, or set "
+                "backbone.name to classical"
+            )
         network, _ = load_network(WEIGHTS)
         return cls(network, config)
 
