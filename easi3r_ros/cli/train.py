@@ -10,9 +10,7 @@ import typer
 
 def train(
     out: Annotated[Path, typer.Option("--out", help="Folder of the training; one that was begun there goes on.")],
-    minutes: Annotated[
-        float, typer.Option(help="Time to train, earlier runs included, evaluations not.")
-    ] = 120.0,
+    minutes: Annotated[float, typer.Option(help="Time to train, earlier runs included, evaluations not.")] = 120.0,
     device: Annotated[str, typer.Option(help="auto: the first CUDA device if there is one, else cpu.")] = "auto",
     workers: Annotated[int, typer.Option(help="Processes that render; 0: render on the device itself.", min=0)] = 1,
     threads: Annotated[int, typer.Option(help="CPU threads of the training itself.", min=1)] = 2,
