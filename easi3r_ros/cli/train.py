@@ -15,6 +15,9 @@ def train(
     workers: Annotated[int, typer.Option(help="Processes that render; 0: render on the device itself.", min=0)] = 1,
     threads: Annotated[int, typer.Option(help="CPU threads of the training itself.", min=1)] = 2,
     seed: Annotated[int, typer.Option(help="Of the weights and of the scenes.", min=0, max=900)] = 0,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="By torch.compile: minutes to start with, then 1.5 times as fast.")
+    ] = False,
     report: Annotated[float, typer.Option(help="Seconds between evaluations on held-out pairs.", min=1)] = 180.0,
 ) -> None:
     """Train `tiny` from nothing on scenes that are rendered as it goes, and write OUT/tiny for backbone.checkpoint.
@@ -30,7 +33,7 @@ def train(
 
     torch.set_num_threads(threads)
     console = Console()
-    trainer = Trainer(TrainingPlan(minutes=minutes, seed=seed), out, training_device(device), workers)
+    trainer = Trainer(TrainingPlan(minutes=minutes, seed=seed), out, training_device(device), workers, compiled)
     if trainer.progress.step:
         console.print(f"going on after {trainer.progress.seconds / 60:.1f} minutes, step {trainer.progress.step}")
     trainer.run(lambda row: console.print(_line(row), highlight=False), report)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +12,26 @@ from torch import Tensor
 
 from easi3r_ros.core.backbones.dust3r.backbone import Dust3rBackbone, Pair
 from easi3r_ros.core.backbones.dust3r.checkpoints import CheckpointError, load_network
-from easi3r_ros.core.backbones.dust3r.matching import recorded_matching, token_matches
-from easi3r_ros.core.backbones.tiny.relative import View, in_first_camera, relative_pose
+from easi3r_ros.core.backbones.dust3r.matching import TokenMatches, recorded_matching, token_matches
+from easi3r_ros.core.backbones.tiny.relative import View, depth_of_both, in_first_camera, relative_pose
 from easi3r_ros.core.config import BackboneConfig
 from easi3r_ros.core.geometry import focal_from_pointmap, intrinsics
 from easi3r_ros.core.types import Edge, Features, PairGeometry, Partners
 
 WEIGHTS = Path(__file__).parent / "weights"
 MATCHING_LAYERS = 2  # the last ones, which have seen the most
+
+
+@dataclass(frozen=True)
+class SeenPair:
+    """A pair in both orders; `answers`, `views` and `matches` of the first order come first."""
+
+    answers: tuple[PairGeometry, PairGeometry]  # of the network, as published
+    views: tuple[View, View]
+    matches: tuple[TokenMatches, TokenMatches]
+
+    def reversed(self) -> SeenPair:
+        return SeenPair(self.answers[::-1], self.views[::-1], self.matches[::-1])
 
 
 class TinyBackbone(Dust3rBackbone):
@@ -46,33 +58,36 @@ class TinyBackbone(Dust3rBackbone):
         """As the base class, with its errors; both orders of every pair are decoded, whichever are asked for."""
         unordered = {tuple(sorted((a.index, b.index))): (a, b) for a, b in pairs}
         answers: dict[Edge, PairGeometry] = {}
-        for batch in self._batches(list(unordered.values())):
-            answers |= self._decode_both(batch, masks or {})
+        for seen in self.look(list(unordered.values()), masks):
+            for one in (seen, seen.reversed()):
+                answers[one.answers[0].edge] = self._together(one)
         return [answers[a.index, b.index] for a, b in pairs]
 
-    def _decode_both(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor]) -> dict[Edge, PairGeometry]:
+    @torch.no_grad()
+    def look(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor] | None = None) -> list[SeenPair]:
+        """What the network says about pairs in both orders, not yet brought together. Errors: as `decode`."""
+        return [seen for batch in self._batches(pairs) for seen in self._look(batch, masks or {})]
+
+    def _look(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor]) -> Iterator[SeenPair]:
         with recorded_matching(self.network) as (from_first, from_second):
             rows = super()._decode_batch([*pairs, *((b, a) for a, b in pairs)], masks)
         towards, back = (
             [layer.float().cpu() for layer in logits[-MATCHING_LAYERS:]] for logits in (from_first, from_second)
         )
-        answers = {}
         for i, (a, b) in enumerate(pairs):
             forward, reverse = rows[i], rows[i + len(pairs)]
-            K = _intrinsics(a, forward), _intrinsics(b, reverse)
-            view_a, view_b = _view(forward, K[0], masks), _view(reverse, K[1], masks)
             there, again = ([layer[i] for layer in logits] for logits in (towards, back))
-            answers[a.index, b.index] = self._together(forward, view_a, view_b, (there, again), b.grid)
-            answers[b.index, a.index] = self._together(reverse, view_b, view_a, (again, there), a.grid)
-        return answers
+            yield SeenPair(
+                (forward, reverse),
+                (_view(a, forward, reverse, masks), _view(b, reverse, forward, masks)),
+                tuple(token_matches(*logits, a.grid, self._patch) for logits in ((there, again), (again, there))),
+            )
 
-    def _together(
-        self, pair: PairGeometry, a: View, b: View, logits: tuple[list[Tensor], list[Tensor]], grid: tuple[int, int]
-    ) -> PairGeometry:
-        """The pair with points of both views from their depth and the pose between them."""
-        patch = self.network.config.patch_size
+    def _together(self, seen: SeenPair) -> PairGeometry:
+        """The first order's pair with points of both views from their depth and the pose between them."""
+        pair, (a, b) = seen.answers[0], seen.views
         try:
-            pose = relative_pose(a, b, token_matches(*logits, grid, patch), patch)
+            pose = relative_pose(a, b, seen.matches[0], self._patch)
         except ValueError:  # nothing in common: as a pair without parallax, it knows only its own view
             unknown = torch.ones_like(b.confidence)
             return replace(pair, points_a=a.points, points_b=b.points, conf_a=a.confidence, conf_b=unknown)
@@ -88,8 +103,9 @@ def _intrinsics(features: Features, pair: PairGeometry) -> np.ndarray:
     return intrinsics(focal_from_pointmap(pair.points_a, (width / 2, height / 2)), (width, height))
 
 
-def _view(own: PairGeometry, K: np.ndarray, masks: Mapping[int, Tensor]) -> View:
-    """View a of a pair, which is in its own camera."""
+def _view(features: Features, own: PairGeometry, other: PairGeometry, masks: Mapping[int, Tensor]) -> View:
+    """One frame in its own camera. own: the order in which it is view a; other: that in which it is view b."""
+    K = _intrinsics(features, own)
     moving = masks.get(own.a)
     static = torch.ones_like(own.conf_a, dtype=torch.bool) if moving is None else ~moving.cpu()
-    return View(own.points_a[..., 2].clamp(min=1e-3), own.conf_a, static, K)
+    return View(depth_of_both(own, other), own.conf_a, static, K)
