@@ -1,0 +1,95 @@
+"""Where the search for flow begins: what is expected, and after a surprise what keypoints say."""
+
+import cv2
+import numpy as np
+import pytest
+from helpers_classical import texture
+
+from easi3r_ros.core.two_view.flow import FlowEstimator, structure_tensor
+from easi3r_ros.core.two_view.keypoints import Keypoints, homography_flow
+from easi3r_ros.core.two_view.tracked import TrackedImage, flows_between
+
+SIZE = (320, 240)
+
+
+def cut_out(homography: np.ndarray) -> np.ndarray:
+    """(h, w) uint8 part of a large texture; `homography` leads from the texture's pixels to the part's."""
+    big = texture(3, 512)
+    return cv2.warpPerspective(big, homography, SIZE).clip(0, 255).round().astype(np.uint8)
+
+
+def start() -> np.ndarray:
+    return np.array([[1.0, 0, -176], [0, 1, -196], [0, 0, 1]])
+
+
+def turned(degrees: float, shift: tuple[float, float]) -> np.ndarray:
+    """(3, 3) from pixels of the first image to pixels of the second."""
+    middle = (SIZE[0] / 2, SIZE[1] / 2)
+    turn = np.vstack([cv2.getRotationMatrix2D(middle, degrees, 1.0), [0, 0, 1]])
+    turn[:2, 2] += shift
+    return turn
+
+
+def tracked(image: np.ndarray, index: int) -> TrackedImage:
+    return TrackedImage(index, index * 100_000_000, image, structure_tensor(image))
+
+
+def errors(flow, homography: np.ndarray) -> np.ndarray:
+    """Distances (N,) of the flow from the true one, of the nodes that stay in view."""
+    nodes = flow.nodes.reshape(2, -1).T[None]
+    target = cv2.perspectiveTransform(nodes, homography)[0]
+    inside = ((target > 12) & (target < np.array(SIZE) - 12)).all(-1)
+    return np.linalg.norm(flow.target.reshape(2, -1).T - target, axis=-1)[inside]
+
+
+@pytest.mark.parametrize(("degrees", "shift"), [(0.0, (60.0, -20.0)), (12.0, (70.0, 15.0))])
+def test_a_surprising_turn_is_found_both_ways(degrees, shift):
+    there = turned(degrees, shift)
+    first, second = tracked(cut_out(start()), 0), tracked(cut_out(there @ start()), 1)
+    forward, backward = flows_between(first, second, FlowEstimator())
+    tolerance = 0.5 if not degrees else 1.5  # the flow's own patches do not turn
+    assert np.median(errors(forward, there)) < tolerance
+    assert np.median(errors(backward, np.linalg.inv(there))) < tolerance
+
+
+def test_what_does_not_turn_along_keeps_its_own_start():
+    there = turned(0.0, (120.0, 0.0))
+    images = [cut_out(start()), cut_out(there @ start())]
+    still = (slice(130, 190), slice(200, 260))  # something that the camera carries along
+    for image in images:
+        image[still] = texture(7, 64)[:60, :60].round().astype(np.uint8)
+    forward, _ = flows_between(*(tracked(image, i) for i, image in enumerate(images)), FlowEstimator())
+    moved = forward.target - forward.nodes
+    assert np.median(np.hypot(*moved[:, 70:90, 105:125])) < 0.5
+    above = moved[:, 5:50, 5:90]
+    assert np.median(np.hypot(above[0] - 120, above[1])) < 0.5
+
+
+def test_nothing_surprising_needs_no_keypoints():
+    first, second = tracked(cut_out(start()), 0), tracked(cut_out(turned(0.0, (0.5, 0.0)) @ start()), 1)
+    flows_between(first, second, FlowEstimator())
+    assert "keypoints" not in vars(first)
+
+
+@pytest.mark.parametrize("second", [np.full(SIZE[::-1], 200, np.uint8), None])
+def test_images_without_anything_to_hold_on_to(second):
+    first = np.full(SIZE[::-1], 90, np.uint8)
+    second = cut_out(start()) if second is None else second
+    forward, backward = flows_between(tracked(first, 0), tracked(second, 1), FlowEstimator())
+    assert np.isfinite(forward.target).all() and np.isfinite(backward.target).all()
+
+
+def test_different_scenes_have_no_homography():
+    noise = np.random.default_rng(0).integers(0, 255, (2, *SIZE[::-1]), dtype=np.uint8)
+    assert homography_flow(*(Keypoints.of(image) for image in noise), SIZE) is None
+
+
+def test_flow_of_a_homography_is_exact():
+    there = turned(10.0, (20.0, 5.0))
+    keypoints = Keypoints.of(cut_out(start()))
+    assert len(keypoints.pixels) > 50
+    moved = Keypoints(cv2.perspectiveTransform(keypoints.pixels[None], there)[0], keypoints.descriptors)
+    flow = homography_flow(keypoints, moved, SIZE)
+    assert flow.shape == (*SIZE[::-1], 2)
+    corner = np.array([[[SIZE[0] - 1.0, SIZE[1] - 1.0]]])
+    np.testing.assert_allclose(flow[-1, -1], (cv2.perspectiveTransform(corner, there) - corner)[0, 0], atol=0.05)
