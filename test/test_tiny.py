@@ -10,10 +10,10 @@ from easi3r_ros.core.backbones import build_backbone
 from easi3r_ros.core.backbones.dust3r.checkpoints import CheckpointError
 from easi3r_ros.core.backbones.dust3r.matching import TokenMatches
 from easi3r_ros.core.backbones.tiny.backbone import WEIGHTS
-from easi3r_ros.core.backbones.tiny.relative import View, in_first_camera, relative_pose
+from easi3r_ros.core.backbones.tiny.relative import View, depth_of_both, in_first_camera, relative_pose
 from easi3r_ros.core.config import BackboneConfig, ConfigError, PipelineConfig, with_settings
 from easi3r_ros.core.pipeline import Pipeline
-from easi3r_ros.core.types import Frame, TrackingState
+from easi3r_ros.core.types import Frame, PairEvidence, PairGeometry, TrackingState
 from easi3r_ros.synthetic.training import correspondence, training_views
 from easi3r_ros.training.evaluation import rotation_degrees
 
@@ -54,6 +54,21 @@ def test_true_depth_and_matches_give_the_true_pose_and_scale(views, scene):
         torch.einsum("ij,hwj->hwi", a_from_b[:3, :3].float(), view(views, scene, 1).points) + a_from_b[:3, 3].float()
     )
     assert ((carried - truth).norm(dim=-1) / truth.norm(dim=-1)).median() < 0.05
+
+
+def test_both_towers_are_asked_for_the_depth_of_a_frame(views):
+    """The frame as view b, in another camera and unit, with another error: the errors meet in the middle."""
+    points = view(views, 0, 0).points
+    pose = torch.linalg.inv(views.world_from_cam[0, 1]) @ views.world_from_cam[0, 0]
+    elsewhere = 0.3 * (points @ pose[:3, :3].T + pose[:3, 3])
+    sure = torch.full(points.shape[:2], 3.0)
+    evidence = PairEvidence()
+    own = PairGeometry(0, 1, points, points, sure, sure, evidence)
+    other = PairGeometry(1, 0, elsewhere, elsewhere, sure, sure, evidence)
+    torch.testing.assert_close(depth_of_both(own, other), points[..., 2], rtol=1e-3, atol=1e-3)
+    wavy = 1 + 0.2 * torch.sin(torch.arange(points.shape[1]))[None, :, None]
+    doubtful = depth_of_both(replace(own, points_a=points * wavy), other)
+    assert (doubtful / points[..., 2] - 1).abs().mean() < 0.6 * (wavy - 1).abs().mean()
 
 
 def test_movers_have_no_say(views):

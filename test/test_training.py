@@ -97,6 +97,14 @@ def test_a_few_steps_on_one_batch_lower_every_loss(tmp_path):
         assert curve[-1][name] < 0.8 * curve[0][name], name
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_only_who_asks_for_it_waits_for_the_compiler(tmp_path, monkeypatch, compiled):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda function, disable=False, **options: asked.append(disable) or function)
+    Trainer(PLAN, tmp_path, CPU, workers=0, compiled=compiled)
+    assert asked == [not compiled] * 2
+
+
 def test_training_goes_on_where_it_was(tmp_path, few_held_out_scenes):
     rows = []
     Trainer(PLAN, tmp_path, CPU, workers=0).run(rows.append)

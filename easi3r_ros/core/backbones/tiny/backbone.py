@@ -58,17 +58,14 @@ class TinyBackbone(Dust3rBackbone):
         """As the base class, with its errors; both orders of every pair are decoded, whichever are asked for."""
         unordered = {tuple(sorted((a.index, b.index))): (a, b) for a, b in pairs}
         answers: dict[Edge, PairGeometry] = {}
-        for seen in self.look(list(unordered.values()), masks):
-            for one in (seen, seen.reversed()):
-                answers[one.answers[0].edge] = self._together(one)
+        for batch in self._batches(list(unordered.values())):
+            for seen in self._look(batch, masks or {}):
+                for one in (seen, seen.reversed()):
+                    answers[one.answers[0].edge] = self._together(one)
         return [answers[a.index, b.index] for a, b in pairs]
 
-    @torch.no_grad()
-    def look(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor] | None = None) -> list[SeenPair]:
-        """What the network says about pairs in both orders, not yet brought together. Errors: as `decode`."""
-        return [seen for batch in self._batches(pairs) for seen in self._look(batch, masks or {})]
-
     def _look(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor]) -> Iterator[SeenPair]:
+        """What the network says about pairs in both orders, not yet brought together."""
         with recorded_matching(self.network) as (from_first, from_second):
             rows = super()._decode_batch([*pairs, *((b, a) for a, b in pairs)], masks)
         towards, back = (
