@@ -13,7 +13,7 @@ from easi3r_ros.core.two_view.keypoints import Keypoints, homography_flow
 from easi3r_ros.core.types import NetworkInput
 
 LONGEST_PREDICTION = 6.0  # times the time that a flow was observed over; beyond it zero is as good a guess
-SURPRISING = 0.1  # of the image's contrast: a prediction that leaves that much unexplained is worth a second opinion
+SURPRISING = 0.15  # of the image's contrast: a prediction that leaves that much unexplained is worth a second opinion
 AROUND = 9  # nodes across over which predictions are compared
 PREFERENCE = 0.5  # grey levels by which keypoints must do better
 OCCLUDED = 40  # grey levels: more difference says no more
