@@ -8,12 +8,12 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from easi3r_ros.core.two_view.flow import Flow, FlowEstimator, node_pixels, on_grid, structure_tensor, to_pixels
+from easi3r_ros.core.two_view.flow import STEP, Flow, FlowEstimator, node_pixels, on_grid, structure_tensor, to_pixels
 from easi3r_ros.core.two_view.keypoints import Keypoints, homography_flow
 from easi3r_ros.core.types import NetworkInput
 
 LONGEST_PREDICTION = 6.0  # times the time that a flow was observed over; beyond it zero is as good a guess
-SURPRISING = 0.15  # of the image's contrast: a prediction that leaves that much unexplained is worth a second opinion
+SURPRISING = 0.25  # of the image's contrast: a prediction that leaves that much unexplained is worth a second opinion
 AROUND = 9  # nodes across over which predictions are compared
 PREFERENCE = 0.5  # grey levels by which keypoints must do better
 OCCLUDED = 40  # grey levels: more difference says no more
@@ -63,6 +63,9 @@ def _start(first: TrackedImage, second: TrackedImage, seconds: float) -> np.ndar
     left = _mismatch(first, second, expected)
     if np.median(left) < SURPRISING * first.grey.std():
         return expected
+    # Keypoints take ten times as long as the shift of the whole image, which shows whether the camera has turned.
+    if np.median(_mismatch(first, second, _shift(first, second))) >= np.median(left):
+        return expected
     turned = homography_flow(first.keypoints, second.keypoints, first.size)
     if turned is None:
         return expected
@@ -70,6 +73,14 @@ def _start(first: TrackedImage, second: TrackedImage, seconds: float) -> np.ndar
     better = cv2.blur(_mismatch(first, second, turned), around) + PREFERENCE < cv2.blur(left, around)
     everywhere = to_pixels(better.astype(np.float32), first.size) > 0.5
     return np.where(everywhere[..., None], turned, np.float32(0) if expected is None else expected)
+
+
+def _shift(first: TrackedImage, second: TrackedImage) -> np.ndarray:
+    """(h, w, 2) the same flow everywhere, by phase correlation."""
+    images = [on_grid(image.grey).astype(np.float32) for image in (first, second)]
+    window = cv2.createHanningWindow(images[0].shape[::-1], cv2.CV_32F)
+    shift, _ = cv2.phaseCorrelate(*images, window)
+    return np.broadcast_to(np.float32(STEP) * np.float32(shift), (*first.grey.shape, 2))
 
 
 def _mismatch(first: TrackedImage, second: TrackedImage, flow: np.ndarray | None) -> np.ndarray:
