@@ -11,6 +11,10 @@ from easi3r_ros.training.matching import token_targets
 GRID = (3, 4)
 
 
+def loss_and_error(predicted, confidence, truth):
+    return regression_loss(predicted, confidence, truth, weight=3.0)
+
+
 def points(seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(2, 6, 8, 3, generator=generator) + torch.tensor([0.0, 0.0, 1.0])
@@ -23,14 +27,14 @@ def ones() -> tuple[torch.Tensor, torch.Tensor]:
 def test_scale_of_a_pair_costs_nothing():
     truth = points(0), points(1)
     scale = torch.tensor([0.1, 7.0])[:, None, None, None]
-    loss, error = regression_loss(tuple(view * scale for view in truth), ones(), truth)
+    loss, error = loss_and_error(tuple(view * scale for view in truth), ones(), truth)
     assert float(loss) == pytest.approx(0.0, abs=1e-5)
     assert float(error) == pytest.approx(0.0, abs=1e-5)
 
 
 def test_relative_scale_of_the_two_views_costs():
     truth = points(0), points(1)
-    _, error = regression_loss((truth[0], 1.5 * truth[1]), ones(), truth)
+    _, error = loss_and_error((truth[0], 1.5 * truth[1]), ones(), truth)
     assert float(error) > 0.1
 
 
@@ -39,12 +43,12 @@ def test_sky_only_asks_for_caution():
     predicted = tuple(view.clone() for view in truth)
     truth[0][:, :3] = torch.inf
     predicted[0][:, :3] = 100.0
-    _, error = regression_loss(predicted, ones(), truth)
+    _, error = loss_and_error(predicted, ones(), truth)
     assert float(error) == pytest.approx(0.0, abs=1e-5)
     confidence = torch.full((2, 6, 8), 1.0)
     confidence[:, :3] = 5.0
-    bold, _ = regression_loss(predicted, (confidence, ones()[1]), truth)
-    cautious, _ = regression_loss(predicted, ones(), truth)
+    bold, _ = loss_and_error(predicted, (confidence, ones()[1]), truth)
+    cautious, _ = loss_and_error(predicted, ones(), truth)
     assert bold > cautious
 
 
@@ -52,8 +56,23 @@ def test_confidence_pays_where_the_error_is_small():
     truth = points(0), points(1)
     wrong = truth[0] + 2.0 * torch.randn(truth[0].shape, generator=torch.Generator().manual_seed(2)), truth[1]
     high = tuple(torch.full((2, 6, 8), 4.0) for _ in range(2))
-    assert regression_loss(truth, high, truth)[0] == pytest.approx(-2 * CONFIDENCE_REWARD * torch.tensor(4.0).log())
-    assert regression_loss(wrong, high, truth)[0] > regression_loss(wrong, ones(), truth)[0]
+    assert loss_and_error(truth, high, truth)[0] == pytest.approx(-2 * CONFIDENCE_REWARD * torch.tensor(4.0).log())
+    assert loss_and_error(wrong, high, truth)[0] > loss_and_error(wrong, ones(), truth)[0]
+
+
+def test_the_error_weighs_the_same_whatever_the_confidence():
+    truth = points(0), points(1)
+
+    def gradients(level: float) -> tuple[torch.Tensor, torch.Tensor]:
+        predicted = (truth[0] + 0.1).requires_grad_()
+        confidence = torch.full((2, 6, 8), level, requires_grad=True)
+        loss, _ = loss_and_error((predicted, truth[1]), (confidence, ones()[1]), truth)
+        return torch.autograd.grad(loss, (predicted, confidence))
+
+    (bold, of_bold), (cautious, of_cautious) = gradients(50.0), gradients(1.0)
+    torch.testing.assert_close(bold, cautious)
+    assert bold.abs().max() > 0
+    assert (of_bold > 0).all() and (of_cautious < 0).all()  # towards alpha over the error, from either side
 
 
 def test_matching_is_best_at_the_truth_and_blind_to_hidden_tokens():

@@ -10,18 +10,18 @@ from torch import Tensor
 
 CONFIDENCE_REWARD = 1.0  # alpha of DUSt3R eq. 4: the best confidence is alpha over the error, and 1 says nothing
 NEAREST = 0.3  # of the mean distance: relative errors of nearer points count as at this distance
-POINT_WEIGHT = 3.0  # of the pointmaps' error beside what the confidence costs
 SKY_CAUTION = 0.05  # weight of the demand for low confidence where there is nothing to measure
 
 
 def regression_loss(
-    predicted: tuple[Tensor, Tensor], confidence: tuple[Tensor, Tensor], truth: tuple[Tensor, Tensor]
+    predicted: tuple[Tensor, Tensor], confidence: tuple[Tensor, Tensor], truth: tuple[Tensor, Tensor], weight: float
 ) -> tuple[Tensor, Tensor]:
     """Pointmap error of both views and the cost of their confidence (DUSt3R eq. 2-4), and the plain error for the log.
 
     predicted, truth: points (B, h, w, 3) of a and b in camera a; truth is not finite where nothing is seen (sky).
-    confidence: (B, h, w) >= 1. Each pair is divided by its own mean distance; errors count relative to the true
-    distance, because a robot needs near things as exactly in proportion as far ones.
+    confidence: (B, h, w) >= 1. weight: of the error beside what the confidence costs. Each pair is divided by its own
+    mean distance; errors count relative to the true distance, because a robot needs near things as exactly in
+    proportion as far ones.
 
     DUSt3R eq. 4 lets the confidence weigh the error. The best confidence is alpha over the error, so that sum minimises
     its logarithm: it polishes what is nearly right. Here the confidence learns from the error as it is, and every
@@ -36,7 +36,7 @@ def regression_loss(
         target = target / scale_true
         error = (points / scale_predicted - target).norm(dim=-1) / target.norm(dim=-1).clamp(min=NEAREST)
         caution = conf * error.detach() - CONFIDENCE_REWARD * conf.log()
-        losses.append(torch.where(seen, POINT_WEIGHT * error + caution, SKY_CAUTION * conf.log()).mean())
+        losses.append(torch.where(seen, weight * error + caution, SKY_CAUTION * conf.log()).mean())
         errors.append((error * seen).sum() / seen.sum().clamp(min=1))
     return sum(losses), sum(errors).detach() / 2
 

@@ -51,6 +51,7 @@ class TrainingPlan:
     decay_share: float = 0.67  # of the time, at the end
     weight_decay: float = 0.03
     clip_norm: float = 1.0
+    point_weight: float = 3.0  # of the pointmaps' error beside what their confidence costs
     matching_weight: float = 0.6
     motion_weight: float = 0.6
     scenes_per_shard: int = 16

@@ -40,7 +40,8 @@ def answer(network: Dust3rNetwork, pairs: TrainingPairs) -> Answers:
 def losses(answers: Answers, pairs: TrainingPairs, plan: TrainingPlan) -> tuple[Tensor, dict[str, Tensor]]:
     """The sum to minimise, and its parts for the log."""
     first, second = _both_orders(pairs)
-    regression, error = regression_loss(answers.points, answers.confidence, (first.points, second.points_in_other))
+    truth = first.points, second.points_in_other
+    regression, error = regression_loss(answers.points, answers.confidence, truth, plan.point_weight)
     towers = zip(answers.matching, (first, second), strict=True)
     matching = [
         matching_loss(logits.float(), view.indices, view.weights, view.visible)

@@ -61,10 +61,11 @@ def _start(first: TrackedImage, second: TrackedImage, seconds: float) -> np.ndar
     """(h, w, 2) where to begin the search: what is expected, or where keypoints say better, what they say."""
     expected = _expected_flow(first, seconds)
     left = _mismatch(first, second, expected)
-    if np.median(left) < SURPRISING * first.grey.std():
+    unexplained = np.median(left)
+    if unexplained < SURPRISING * first.grey.std():
         return expected
     # Keypoints take ten times as long as the shift of the whole image, which shows whether the camera has turned.
-    if np.median(_mismatch(first, second, _shift(first, second))) >= np.median(left):
+    if np.median(_mismatch(first, second, _shift(first, second))) >= unexplained:
         return expected
     turned = homography_flow(first.keypoints, second.keypoints, first.size)
     if turned is None:
