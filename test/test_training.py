@@ -1,7 +1,7 @@
 """Training: exact truth of the pairs, the same shards every time, learning, resuming, and the exported checkpoint."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from easi3r_ros.synthetic.training import training_views
 from easi3r_ros.training import evaluation
 from easi3r_ros.training.export import export
 from easi3r_ros.training.loader import Shards, batches
+from easi3r_ros.training.mirror import mirrored
 from easi3r_ros.training.pairs import training_pairs
 from easi3r_ros.training.plan import PlanError, Stage, TrainingPlan
 from easi3r_ros.training.trainer import STATE, Trainer, training_device
@@ -35,9 +36,10 @@ PLAN = TrainingPlan(
 )
 
 
-@pytest.fixture(scope="module")
-def pairs():
-    return training_pairs(training_views(7, 6, 2, (64, 48)), [(0, 1)], patch=8)
+@pytest.fixture(scope="module", params=["as rendered", "mirrored"])
+def pairs(request):
+    rendered = training_pairs(training_views(7, 6, 2, (64, 48)), [(0, 1)], patch=8)
+    return mirrored(rendered, patch=8) if request.param == "mirrored" else rendered
 
 
 @pytest.fixture
@@ -66,6 +68,29 @@ def test_matched_tokens_show_the_same_surface(pairs):
     distance = (matched - centre).norm(dim=-1)[visible] / centre.norm(dim=-1)[visible]
     assert len(distance) > 20
     assert distance.median() < 0.1
+
+
+def test_points_are_where_their_camera_sees_them(pairs):
+    """Every point projects onto its own pixel."""
+    height, width = pairs.images[0].shape[1:3]
+    v, u = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    for view in (pairs.a, pairs.b):
+        projected = torch.einsum("bij,bhwj->bhwi", pairs.K, view.points)
+        pixels = projected[..., :2] / projected[..., 2:]
+        seen = view.points.isfinite().all(-1)
+        torch.testing.assert_close(
+            pixels[seen], torch.stack((u, v), -1).expand_as(pixels)[seen].float(), atol=1e-2, rtol=0
+        )
+
+
+def test_a_mirrored_mirror_image_is_the_pair_itself(pairs):
+    there = mirrored(pairs, patch=8)
+    assert not torch.equal(there.a.indices, pairs.a.indices)
+    back = mirrored(there, patch=8)
+    torch.testing.assert_close(back.images, pairs.images)
+    torch.testing.assert_close(back.a_from_b, pairs.a_from_b)
+    for item in fields(back.a):
+        torch.testing.assert_close(getattr(back.b, item.name), getattr(pairs.b, item.name), equal_nan=True)
 
 
 def test_what_moves_is_on_movers_only(pairs):

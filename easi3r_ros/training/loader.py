@@ -8,7 +8,8 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from easi3r_ros.synthetic.training import training_views
-from easi3r_ros.training.pairs import TrainingPairs, training_pairs
+from easi3r_ros.training.mirror import mirrored
+from easi3r_ros.training.pairs import TrainingPairs, joined, training_pairs
 from easi3r_ros.training.plan import EVALUATION_SEED, Stage, TrainingPlan
 
 SHAPES = ((1.0, 0.75, 0.6), (1.0, 0.5625, 0.25), (0.75, 1.0, 0.15))  # width and height in long sides, share
@@ -46,7 +47,8 @@ class Shards(IterableDataset):
         for _ in range(plan.rounds_per_shard):
             order = torch.randperm(plan.views_per_scene, generator=generator).tolist()
             edges += zip(order[::2], order[1::2], strict=True)
-        return training_pairs(views, edges, plan.network.patch_size)
+        pairs = training_pairs(views, edges, plan.network.patch_size)
+        return joined([pairs, mirrored(pairs, plan.network.patch_size)])
 
 
 def image_size(long_side: int, patch: int, generator: torch.Generator) -> tuple[int, int]:
