@@ -12,7 +12,7 @@ from easi3r_ros.core.backbones.dust3r.network import Dust3rNetwork, NetworkConfi
 from easi3r_ros.synthetic.training import training_views
 from easi3r_ros.training import evaluation
 from easi3r_ros.training.export import export
-from easi3r_ros.training.loader import Shards, batches
+from easi3r_ros.training.loader import Shards, batches, mixed
 from easi3r_ros.training.mirror import mirrored
 from easi3r_ros.training.pairs import training_pairs
 from easi3r_ros.training.plan import PlanError, Stage, TrainingPlan
@@ -32,7 +32,13 @@ SMALL = NetworkConfig(
 )
 CPU = torch.device("cpu")
 PLAN = TrainingPlan(
-    minutes=0.02, network=SMALL, stages=(Stage(1.0, 32, 4),), scenes_per_shard=4, views_per_scene=2, warmup_steps=1
+    minutes=0.02,
+    network=SMALL,
+    stages=(Stage(1.0, 32, 4),),
+    scenes_per_shard=4,
+    views_per_scene=2,
+    warmup_steps=1,
+    mixed_batches=1,
 )
 
 
@@ -112,6 +118,15 @@ def test_worker_processes_render_the_same_shards():
     other_number, there = next(batches(PLAN, PLAN.stages[0], 5, CPU, workers=1))
     assert number == other_number == 5
     torch.testing.assert_close(here.images, there.images)
+
+
+def test_batches_of_a_shard_do_not_follow_each_other():
+    """Nothing is lost or doubled, and neighbours in the stream are far apart."""
+    shards = [number // 18 for number in mixed(iter(range(360)), 54, seed=1)]
+    assert sorted(shards) == [number // 18 for number in range(360)]
+    alike = sum(a == b for a, b in zip(shards[:300], shards[1:301], strict=True))
+    assert alike < 300 / 3
+    assert list(mixed(iter(range(9)), 3, 1)) == list(mixed(iter(range(9)), 3, 1)) != list(range(9))
 
 
 def test_a_few_steps_on_one_batch_lower_every_loss(tmp_path):

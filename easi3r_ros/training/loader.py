@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
+from typing import TypeVar
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -12,6 +14,7 @@ from easi3r_ros.training.mirror import mirrored
 from easi3r_ros.training.pairs import TrainingPairs, joined, training_pairs
 from easi3r_ros.training.plan import EVALUATION_SEED, Stage, TrainingPlan
 
+T = TypeVar("T")
 SHAPES = ((1.0, 0.75, 0.6), (1.0, 0.5625, 0.25), (0.75, 1.0, 0.15))  # width and height in long sides, share
 
 
@@ -63,6 +66,20 @@ def batches(
 ) -> Iterator[tuple[int, TrainingPairs]]:
     """(shard number, batch) from shard `first` on. workers: rendering processes; 0: render in this one, on `device`."""
     shards = Shards(plan, stage, first, torch.device("cpu") if workers else device)
-    if not workers:
-        return iter(shards)
-    return iter(DataLoader(shards, batch_size=None, num_workers=workers, prefetch_factor=6))
+    if workers:
+        shards = DataLoader(shards, batch_size=None, num_workers=workers, prefetch_factor=6)
+    return mixed(iter(shards), plan.mixed_batches, first)
+
+
+def mixed(source: Iterator[T], size: int, seed: int) -> Iterator[T]:
+    """All of `source`, each item waiting among `size` others for its turn to be drawn.
+
+    A shard's batches show the same few scenes; steps in a row should not.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    waiting = list(islice(source, size))
+    for item in source:
+        drawn = int(torch.randint(size, (), generator=generator))
+        yield waiting[drawn]
+        waiting[drawn] = item
+    yield from waiting

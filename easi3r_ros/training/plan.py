@@ -57,6 +57,7 @@ class TrainingPlan:
     scenes_per_shard: int = 16
     views_per_scene: int = 6
     rounds_per_shard: int = 3  # times that a shard's views are put together in pairs
+    mixed_batches: int = 54  # batches from which the next one is drawn: those of three shards
 
     def __post_init__(self) -> None:
         if not self.minutes > 0:
