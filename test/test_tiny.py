@@ -10,9 +10,10 @@ from easi3r_ros.core.backbones import build_backbone
 from easi3r_ros.core.backbones.dust3r.checkpoints import CheckpointError
 from easi3r_ros.core.backbones.dust3r.matching import TokenMatches
 from easi3r_ros.core.backbones.tiny.backbone import WEIGHTS
-from easi3r_ros.core.backbones.tiny.relative import View, depth_of_both, in_first_camera, relative_pose
-from easi3r_ros.core.config import BackboneConfig, ConfigError, PipelineConfig, with_settings
+from easi3r_ros.core.backbones.tiny.relative import View, depth_of_both, in_first_camera, mean_depth, relative_pose
+from easi3r_ros.core.config import BackboneConfig, ConfigError, PipelineConfig, PreprocessConfig, with_settings
 from easi3r_ros.core.pipeline import Pipeline
+from easi3r_ros.core.preprocess import prepare
 from easi3r_ros.core.types import Frame, PairEvidence, PairGeometry, TrackingState
 from easi3r_ros.synthetic.training import correspondence, training_views
 from easi3r_ros.training.evaluation import rotation_degrees
@@ -71,6 +72,14 @@ def test_both_towers_are_asked_for_the_depth_of_a_frame(views):
     assert (doubtful / points[..., 2] - 1).abs().mean() < 0.6 * (wavy - 1).abs().mean()
 
 
+def test_the_mean_depth_has_the_unit_of_the_first(views):
+    depth = view(views, 0, 0).depth
+    torch.testing.assert_close(mean_depth([depth, 0.2 * depth]), depth)
+    torch.testing.assert_close(
+        mean_depth([depth, depth.median() ** 2 / depth]), depth.median().expand_as(depth), rtol=1e-3, atol=0
+    )
+
+
 def test_movers_have_no_say(views):
     """A quarter of the tokens is moved by 12 pixels: harmless if they are known to move."""
     a, b, matches = view(views, 0, 0), view(views, 0, 1), true_matches(views, 0)
@@ -120,6 +129,34 @@ def test_both_orders_of_a_pair_tell_the_same_story(views):
         assert pair.evidence.head.a.shape == (72, 96)
     with pytest.raises(ValueError, match="different sizes"):
         backbone.decode([(a, replace(b, grid=(3, 4)))])
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["nothing moves", "left part moves"])
+def test_left_and_right_are_alike(views, masked):
+    """A mirrored camera sees the mirrored world and finds the mirrored matches, though the network alone does not."""
+    backbone = build_backbone(BackboneConfig(name="tiny"))
+
+    mask = torch.zeros(72, 96, dtype=torch.bool)
+    mask[:, :24] = masked
+
+    def seen(images, mask):
+        inputs = [
+            prepare(replace(frame_of(views, 0, i), image=image), backbone.input_spec, PreprocessConfig())
+            for i, image in enumerate(images)
+        ]
+        return next(backbone._look([tuple(backbone.encode(image) for image in inputs)], {0: mask, 1: mask}))
+
+    images = [views.images[0, i].numpy() for i in (0, 1)]
+    plain = seen(images, mask)
+    mirrored = seen([np.ascontiguousarray(image[:, ::-1]) for image in images], mask.flip(1))
+    ratio = mirrored.views[0].depth.flip(1) / plain.views[0].depth
+    torch.testing.assert_close(ratio / ratio.mean(), torch.ones_like(ratio), rtol=1e-3, atol=1e-3)
+    weight, back = (pair.matches[0].weight.view(9, 12) for pair in (plain, mirrored))
+    torch.testing.assert_close(back.flip(1), weight, rtol=1e-3, atol=1e-3)
+    pixels, again = (pair.matches[0].pixels.view(9, 12, 2) for pair in (plain, mirrored))
+    sure = weight > 0.1
+    assert sure.float().mean() > 0.3
+    torch.testing.assert_close(95 - again.flip(1)[sure][:, 0], pixels[sure][:, 0], rtol=0, atol=0.05)
 
 
 def frame_of(views, scene, index):

@@ -13,13 +13,30 @@ from torch import Tensor
 from easi3r_ros.core.backbones.dust3r.backbone import Dust3rBackbone, Pair
 from easi3r_ros.core.backbones.dust3r.checkpoints import CheckpointError, load_network
 from easi3r_ros.core.backbones.dust3r.matching import TokenMatches, recorded_matching, token_matches
-from easi3r_ros.core.backbones.tiny.relative import View, depth_of_both, in_first_camera, relative_pose
+from easi3r_ros.core.backbones.tiny.mirror import unmirrored_logits, unmirrored_pair
+from easi3r_ros.core.backbones.tiny.relative import View, depth_of_both, in_first_camera, mean_depth, relative_pose
 from easi3r_ros.core.config import BackboneConfig
 from easi3r_ros.core.geometry import focal_from_pointmap, intrinsics
-from easi3r_ros.core.types import Edge, Features, PairGeometry, Partners
+from easi3r_ros.core.types import Edge, Features, NetworkInput, PairGeometry, Partners
 
 WEIGHTS = Path(__file__).parent / "weights"
 MATCHING_LAYERS = 2  # the last ones, which have seen the most
+
+
+@dataclass(frozen=True)
+class MirroredFeatures(Features):
+    """Features of a frame, and of the same frame with left and right exchanged."""
+
+    mirrored: Features
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the network says about B pairs."""
+
+    pairs: list[PairGeometry]
+    towards: list[Tensor]  # matching logits of the last layers, (B, N of a, N of b) each
+    back: list[Tensor]  # (B, N of b, N of a)
 
 
 @dataclass(frozen=True)
@@ -53,6 +70,12 @@ class TinyBackbone(Dust3rBackbone):
         network, _ = load_network(WEIGHTS)
         return cls(network, config)
 
+    def encode(self, image: NetworkInput) -> MirroredFeatures:
+        """As the base class, with its errors."""
+        plain = super().encode(image)
+        mirrored = super().encode(replace(image, image=np.ascontiguousarray(image.image[:, ::-1])))
+        return MirroredFeatures(plain.input, plain.tokens, plain.grid, mirrored)
+
     @torch.no_grad()
     def decode(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor] | None = None) -> list[PairGeometry]:
         """As the base class, with its errors; both orders of every pair are decoded, whichever are asked for."""
@@ -66,19 +89,33 @@ class TinyBackbone(Dust3rBackbone):
 
     def _look(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor]) -> Iterator[SeenPair]:
         """What the network says about pairs in both orders, not yet brought together."""
-        with recorded_matching(self.network) as (from_first, from_second):
-            rows = super()._decode_batch([*pairs, *((b, a) for a, b in pairs)], masks)
-        towards, back = (
-            [layer.float().cpu() for layer in logits[-MATCHING_LAYERS:]] for logits in (from_first, from_second)
-        )
+        ordered = [*pairs, *((b, a) for a, b in pairs)]
+        looks = [self._answers(ordered, masks), self._answers_in_a_mirror(ordered, masks)]
         for i, (a, b) in enumerate(pairs):
-            forward, reverse = rows[i], rows[i + len(pairs)]
-            there, again = ([layer[i] for layer in logits] for logits in (towards, back))
+            j = i + len(pairs)  # the same pair the other way round
+            towards = [layer[i] for look in looks for layer in look.towards]
+            back = [layer[i] for look in looks for layer in look.back]
             yield SeenPair(
-                (forward, reverse),
-                (_view(a, forward, reverse, masks), _view(b, reverse, forward, masks)),
-                tuple(token_matches(*logits, a.grid, self._patch) for logits in ((there, again), (again, there))),
+                (looks[0].pairs[i], looks[0].pairs[j]),
+                (
+                    _view(a, [(look.pairs[i], look.pairs[j]) for look in looks], masks),
+                    _view(b, [(look.pairs[j], look.pairs[i]) for look in looks], masks),
+                ),
+                tuple(token_matches(*logits, a.grid, self._patch) for logits in ((towards, back), (back, towards))),
             )
+
+    def _answers(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor]) -> Answers:
+        with recorded_matching(self.network) as towers:
+            answers = self._decode_batch(pairs, masks)
+        return Answers(answers, *([layer.float().cpu() for layer in logits[-MATCHING_LAYERS:]] for logits in towers))
+
+    def _answers_in_a_mirror(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor]) -> Answers:
+        """The same, as the network says it about mirrored frames: its errors are others."""
+        mirrored_masks = {index: mask.flip(1) for index, mask in masks.items()}
+        seen = self._answers([(a.mirrored, b.mirrored) for a, b in pairs], mirrored_masks)
+        columns = pairs[0][0].grid[1]
+        matching = ([unmirrored_logits(layer, columns) for layer in tower] for tower in (seen.towards, seen.back))
+        return Answers([unmirrored_pair(pair) for pair in seen.pairs], *matching)
 
     def _together(self, seen: SeenPair) -> PairGeometry:
         """The first order's pair with points of both views from their depth and the pose between them."""
@@ -100,9 +137,10 @@ def _intrinsics(features: Features, pair: PairGeometry) -> np.ndarray:
     return intrinsics(focal_from_pointmap(pair.points_a, (width / 2, height / 2)), (width, height))
 
 
-def _view(features: Features, own: PairGeometry, other: PairGeometry, masks: Mapping[int, Tensor]) -> View:
-    """One frame in its own camera. own: the order in which it is view a; other: that in which it is view b."""
+def _view(features: Features, orders: Sequence[Sequence[PairGeometry]], masks: Mapping[int, Tensor]) -> View:
+    """One frame in its own camera. orders: of every look, the pair in which it is view a and that in which it is b."""
+    own = orders[0][0]
     K = _intrinsics(features, own)
     moving = masks.get(own.a)
     static = torch.ones_like(own.conf_a, dtype=torch.bool) if moving is None else ~moving.cpu()
-    return View(depth_of_both(own, other), own.conf_a, static, K)
+    return View(mean_depth([depth_of_both(*order) for order in orders]), own.conf_a, static, K)

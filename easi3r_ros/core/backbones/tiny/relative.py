@@ -6,6 +6,7 @@ the matches the camera's own focal length can be used. Pure functions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +56,13 @@ def depth_of_both(own: PairGeometry, other: PairGeometry) -> Tensor:
     rigid, scale = weighted_procrustes(source, target, (other.conf_b * own.conf_a).flatten())
     carried = transform(rigid, scale * source.double()).float()[:, 2].reshape(own.conf_a.shape)
     return (own.points_a[..., 2].clamp(min=NEAREST) * carried.clamp(min=NEAREST)).sqrt()
+
+
+def mean_depth(depths: Sequence[Tensor]) -> Tensor:
+    """(h, w) geometric mean of depths (h, w) up to scale, in the unit of the first."""
+    logs = torch.stack(list(depths)).log()
+    levels = logs.flatten(1).median(1).values[:, None, None]
+    return ((logs - levels).mean(0) + levels[0]).exp()
 
 
 def relative_pose(a: View, b: View, matches: TokenMatches, patch: int) -> RelativePose:
