@@ -13,6 +13,7 @@ from torch import Tensor
 from easi3r_ros.core.backbones.dust3r.backbone import Dust3rBackbone, Pair
 from easi3r_ros.core.backbones.dust3r.checkpoints import CheckpointError, load_network
 from easi3r_ros.core.backbones.dust3r.matching import TokenMatches, recorded_matching, token_matches
+from easi3r_ros.core.backbones.dust3r.network import Dust3rNetwork
 from easi3r_ros.core.backbones.tiny.mirror import unmirrored_logits, unmirrored_pair
 from easi3r_ros.core.backbones.tiny.relative import View, depth_of_both, in_first_camera, mean_depth, relative_pose
 from easi3r_ros.core.config import BackboneConfig
@@ -27,7 +28,7 @@ MATCHING_LAYERS = 2  # the last ones, which have seen the most
 class MirroredFeatures(Features):
     """Features of a frame, and of the same frame with left and right exchanged."""
 
-    mirrored: Features
+    mirrored: Features | None  # None: backbone.mirror is off
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class TinyBackbone(Dust3rBackbone):
     # centimetres, as in its training.
     default_partners = Partners(seconds=(0.0, 0.15, 0.4))
 
+    def __init__(self, network: Dust3rNetwork, config: BackboneConfig):
+        """As the base class."""
+        super().__init__(network, config)
+        self._mirror = config.mirror
+
     @classmethod
     def embedded(cls, config: BackboneConfig) -> TinyBackbone:
         """Raises CheckpointError if the package lacks its weights, ConfigError for a device that is not there."""
@@ -73,7 +79,9 @@ class TinyBackbone(Dust3rBackbone):
     def encode(self, image: NetworkInput) -> MirroredFeatures:
         """As the base class, with its errors."""
         plain = super().encode(image)
-        mirrored = super().encode(replace(image, image=np.ascontiguousarray(image.image[:, ::-1])))
+        mirrored = None
+        if self._mirror:
+            mirrored = super().encode(replace(image, image=np.ascontiguousarray(image.image[:, ::-1])))
         return MirroredFeatures(plain.input, plain.tokens, plain.grid, mirrored)
 
     @torch.no_grad()
@@ -90,7 +98,9 @@ class TinyBackbone(Dust3rBackbone):
     def _look(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor]) -> Iterator[SeenPair]:
         """What the network says about pairs in both orders, not yet brought together."""
         ordered = [*pairs, *((b, a) for a, b in pairs)]
-        looks = [self._answers(ordered, masks), self._answers_in_a_mirror(ordered, masks)]
+        looks = [self._answers(ordered, masks)]
+        if self._mirror:
+            looks.append(self._answers_in_a_mirror(ordered, masks))
         for i, (a, b) in enumerate(pairs):
             j = i + len(pairs)  # the same pair the other way round
             towards = [layer[i] for look in looks for layer in look.towards]
