@@ -159,6 +159,22 @@ def test_left_and_right_are_alike(views, masked):
     torch.testing.assert_close(95 - again.flip(1)[sure][:, 0], pixels[sure][:, 0], rtol=0, atol=0.05)
 
 
+def test_the_second_look_can_be_switched_off(views):
+    """Half the images go through the encoder, and the depth is another."""
+    depths, encoded = [], []
+    for mirror in (True, False):
+        backbone = build_backbone(BackboneConfig(name="tiny", mirror=mirror))
+        encode, images = backbone.network.encode, []
+        backbone.network.encode = lambda image, encode=encode, images=images: images.append(image) or encode(image)
+        a, b = (
+            backbone.encode(prepare(frame_of(views, 0, i), backbone.input_spec, PreprocessConfig())) for i in (0, 1)
+        )
+        depths.append(backbone.decode([(a, b)])[0].points_a[..., 2])
+        encoded.append(len(images))
+    assert encoded == [4, 2]
+    assert not torch.allclose(*depths, rtol=1e-3)
+
+
 def frame_of(views, scene, index):
     return Frame(
         index, index * 100_000_000, "camera", views.images[scene, index].numpy(), views.K[scene].double().numpy()

@@ -170,7 +170,13 @@ def test_another_network_is_refused(tmp_path, few_held_out_scenes):
 
 @pytest.mark.parametrize(
     "change",
-    [{"minutes": 0.0}, {"stages": (Stage(0.5, 64, 4),)}, {"stages": (Stage(1.0, 60, 4),)}, {"stages": ()}],
+    [
+        {"minutes": 0.0},
+        {"stages": (Stage(0.5, 64, 4),)},
+        {"stages": (Stage(1.0, 60, 4),)},
+        {"stages": ()},
+        {"mixed_batches": 0},
+    ],
 )
 def test_a_plan_that_cannot_work_is_refused(change):
     with pytest.raises(PlanError):

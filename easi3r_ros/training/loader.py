@@ -65,10 +65,10 @@ def batches(
     plan: TrainingPlan, stage: Stage, first: int, device: torch.device, workers: int
 ) -> Iterator[tuple[int, TrainingPairs]]:
     """(shard number, batch) from shard `first` on. workers: rendering processes; 0: render in this one, on `device`."""
-    shards = Shards(plan, stage, first, torch.device("cpu") if workers else device)
+    source = Shards(plan, stage, first, torch.device("cpu") if workers else device)
     if workers:
-        shards = DataLoader(shards, batch_size=None, num_workers=workers, prefetch_factor=6)
-    return mixed(iter(shards), plan.mixed_batches, first)
+        source = DataLoader(source, batch_size=None, num_workers=workers, prefetch_factor=6)
+    return mixed(iter(source), plan.mixed_batches, first)
 
 
 def mixed(source: Iterator[T], size: int, seed: int) -> Iterator[T]:

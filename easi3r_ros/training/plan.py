@@ -62,6 +62,8 @@ class TrainingPlan:
     def __post_init__(self) -> None:
         if not self.minutes > 0:
             raise PlanError(f"there must be some time to train: minutes is {self.minutes}")
+        if self.mixed_batches < 1:
+            raise PlanError(f"batches must be drawn from at least one: mixed_batches is {self.mixed_batches}")
         ends = [stage.until for stage in self.stages]
         if ends != sorted(ends) or not ends or ends[-1] != 1.0:
             raise PlanError(f"stages must end in rising order, the last at 1.0: {ends}")

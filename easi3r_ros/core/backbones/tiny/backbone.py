@@ -60,9 +60,9 @@ class TinyBackbone(Dust3rBackbone):
     # centimetres, as in its training.
     default_partners = Partners(seconds=(0.0, 0.15, 0.4))
 
-    def __init__(self, network: Dust3rNetwork, config: BackboneConfig):
+    def __init__(self, network: Dust3rNetwork, config: BackboneConfig, metric: bool = False):
         """As the base class."""
-        super().__init__(network, config)
+        super().__init__(network, config, metric)
         self._mirror = config.mirror
 
     @classmethod
