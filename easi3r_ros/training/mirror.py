@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
+from easi3r_ros.core.backbones.tiny.mirror import mirrored_points, mirrored_tokens
 from easi3r_ros.training.pairs import Direction, TrainingPairs
 
 
@@ -25,19 +25,13 @@ def mirrored(pairs: TrainingPairs, patch: int) -> TrainingPairs:
 
 def _mirrored(view: Direction, patch: int) -> Direction:
     columns = view.moves.shape[2] // patch
-    sign = view.points.new_tensor([-1.0, 1.0, 1.0])
-
-    def tokens(values: Tensor) -> Tensor:
-        """(B, N, ...) with the tokens of every row in reverse order."""
-        return values.unflatten(1, (-1, columns)).flip(2).flatten(1, 2)
-
     column = view.indices % columns
     return Direction(
-        points=view.points.flip(2) * sign,
-        points_in_other=view.points_in_other.flip(2) * sign,
-        indices=tokens(view.indices - column + (columns - 1 - column)),
-        weights=tokens(view.weights),
-        visible=tokens(view.visible),
+        points=mirrored_points(view.points),
+        points_in_other=mirrored_points(view.points_in_other),
+        indices=mirrored_tokens(view.indices - column + (columns - 1 - column), columns),
+        weights=mirrored_tokens(view.weights, columns),
+        visible=mirrored_tokens(view.visible, columns),
         moves=view.moves.flip(2),
         known=view.known.flip(2),
     )
