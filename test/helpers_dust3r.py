@@ -9,10 +9,10 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-from easi3r_ros.core.backbones.dust3r.backbone import Dust3rBackbone
-from easi3r_ros.core.backbones.dust3r.generated import generated_network
-from easi3r_ros.core.backbones.dust3r.network import NetworkConfig
 from easi3r_ros.core.config import BackboneConfig
+from easi3r_ros.core.dust3r.generated import generated_network
+from easi3r_ros.core.dust3r.inference import Dust3rBackbone
+from easi3r_ros.core.dust3r.network import NetworkConfig
 from easi3r_ros.core.types import Frame, ImageTransform, NetworkInput
 
 GOLDEN = Path(__file__).parent / "data" / "golden"

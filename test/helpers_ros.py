@@ -30,7 +30,7 @@ from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
-from easi3r_ros.ros.messages import image_message, time_message  # noqa: E402
+from easi3r_ros.messages.conversions import image_message, time_message
 
 WIDTH, HEIGHT, FOCAL = 96, 64, 80.0
 FRAME_ID = "cam_optical"

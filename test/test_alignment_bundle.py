@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from easi3r_ros.core.alignment.bundle import Prior, adjust
-from easi3r_ros.core.alignment.bundle_tile import BundleState, Sightings, linearise, views
+from easi3r_ros.core.alignment.bundle import BundleState, Prior, Sightings, adjust, linearise, views
 from easi3r_ros.core.geometry import invert_se3, project, se3_exp, transform, weighted_procrustes
 
 FRAMES, POINTS, REACH = 12, 40, 2  # a frame's points are seen by the REACH frames before and after it

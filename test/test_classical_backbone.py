@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers_classical import ROOM, WALKER, K, angle, angle_between, network_input, pose, render
 
-from easi3r_ros.core.backbones.classical import ClassicalBackbone
+from easi3r_ros.core.classical import ClassicalBackbone
 from easi3r_ros.core.geometry import focal_from_pointmap, weighted_procrustes
 from easi3r_ros.core.two_view.flow import FlowEstimator
 

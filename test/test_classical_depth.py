@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from easi3r_ros.core.backbones.classical.depth import dense_inverse_depth, fill, static_weight
-from easi3r_ros.core.two_view.evidence import depth_violation, plausible_range
-from easi3r_ros.core.two_view.search import hemisphere
+from easi3r_ros.core.classical import dense_inverse_depth, fill, static_weight
+from easi3r_ros.core.two_view.estimate import hemisphere
+from easi3r_ros.core.two_view.rigid import depth_violation, plausible_range
 
 SHAPE = (60, 80)
 

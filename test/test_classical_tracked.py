@@ -5,9 +5,14 @@ import numpy as np
 import pytest
 from helpers_classical import texture
 
-from easi3r_ros.core.two_view.flow import FlowEstimator, structure_tensor
-from easi3r_ros.core.two_view.keypoints import Keypoints, homography_flow
-from easi3r_ros.core.two_view.tracked import TrackedImage, flows_between
+from easi3r_ros.core.two_view.flow import (
+    FlowEstimator,
+    Keypoints,
+    TrackedImage,
+    flows_between,
+    homography_flow,
+    structure_tensor,
+)
 
 SIZE = (320, 240)
 

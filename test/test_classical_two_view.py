@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from helpers_classical import K, angle, angle_between, pose
 
-from easi3r_ros.core.two_view.camera import Camera, FocalBelief, camera_from, focal_from_fov
 from easi3r_ros.core.two_view.estimate import estimate_motion
-from easi3r_ros.core.two_view.matches import Matches
-from easi3r_ros.core.two_view.triangulate import triangulate
+from easi3r_ros.core.two_view.refine import Camera, FocalBelief, Matches, camera_from, focal_from_fov
+from easi3r_ros.core.two_view.rigid import triangulate
 
 CAMERA = Camera(K[[0, 1], [0, 1]], K[:2, 2])
 KNOWN = FocalBelief(0.0, np.inf)

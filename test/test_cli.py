@@ -210,7 +210,7 @@ def test_weights_lists_licence_source_size_and_sums(easi3r, monkeypatch, tmp_pat
 
 
 def test_a_generated_checkpoint_can_be_loaded(easi3r, tmp_path):
-    from easi3r_ros.core.backbones.dust3r.checkpoints import load_network
+    from easi3r_ros.core.dust3r.checkpoints import load_network
 
     config = {"enc_embed_dim": 48, "enc_depth": 1, "enc_num_heads": 3, "dec_embed_dim": 48, "dec_depth": 4}
     config |= {"dec_num_heads": 3, "head_type": "linear"}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from easi3r_ros.ros.convert import (
+from easi3r_ros.messages.images import (
     ConversionError,
     array_from_image,
     intrinsics,

@@ -8,13 +8,8 @@ from dataclasses import replace
 import pytest
 from helpers_dust3r import GOLDEN, SMALL, SMALL_LINEAR
 
-from easi3r_ros.core.backbones.dust3r.arguments import (
-    ArgumentError,
-    constructor_text,
-    network_config,
-    parse_constructor,
-)
-from easi3r_ros.core.backbones.dust3r.network import NetworkConfig
+from easi3r_ros.core.dust3r.checkpoints import ArgumentError, constructor_text, network_config, parse_constructor
+from easi3r_ros.core.dust3r.network import NetworkConfig
 
 MAST3R = (
     "AsymmetricMASt3R(pos_embed='RoPE100', patch_embed_cls='ManyAR_PatchEmbed', img_size=(512, 512), "

@@ -5,10 +5,10 @@ import pytest
 import torch
 from helpers_dust3r import SMALL, SMALL_LINEAR, noise_images, one_thread, small_backbone  # noqa: F401
 
-from easi3r_ros.core.backbones.dust3r.backbone import Dust3rBackbone, normalised_image, token_mask
-from easi3r_ros.core.backbones.dust3r.generated import generated_network, write_generated_checkpoint
-from easi3r_ros.core.backbones.dust3r.network import NetworkConfig
 from easi3r_ros.core.config import BackboneConfig, ConfigError
+from easi3r_ros.core.dust3r.generated import generated_network, write_generated_checkpoint
+from easi3r_ros.core.dust3r.inference import Dust3rBackbone, normalised_image, token_mask
+from easi3r_ros.core.dust3r.network import NetworkConfig
 from easi3r_ros.core.types import InputSpec
 
 HEIGHT, WIDTH = 48, 80

@@ -12,9 +12,8 @@ import torch
 from helpers_dust3r import SMALL, SMALL_LINEAR, one_thread  # noqa: F401
 from safetensors.torch import save_file
 
-from easi3r_ros.core.backbones.dust3r.arguments import constructor_text
-from easi3r_ros.core.backbones.dust3r.checkpoints import CheckpointError, load_network, read_checkpoint
-from easi3r_ros.core.backbones.dust3r.generated import generated_state, write_generated_checkpoint
+from easi3r_ros.core.dust3r.checkpoints import CheckpointError, constructor_text, load_network, read_checkpoint
+from easi3r_ros.core.dust3r.generated import generated_state, write_generated_checkpoint
 
 HUB_CONFIG = {
     "pos_embed": "RoPE100",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from easi3r_ros.core.backbones.dust3r.generated import canonical_name, generated_tensor
+from easi3r_ros.core.dust3r.generated import canonical_name, generated_tensor
 
 
 def test_values_depend_on_name_and_salt_only():

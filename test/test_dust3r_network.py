@@ -9,10 +9,17 @@ from helpers_dust3r import GOLDEN, SMALL, SMALL_LINEAR, one_thread  # noqa: F401
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from easi3r_ros.core.backbones.dust3r.generated import generated_network
-from easi3r_ros.core.backbones.dust3r.heads import Scratch, pointmap
-from easi3r_ros.core.backbones.dust3r.layers import CrossMask, attend_masked, mean_key_logits, rotary_table
-from easi3r_ros.core.backbones.dust3r.network import Dust3rNetwork, NetworkConfig
+from easi3r_ros.core.dust3r.generated import generated_network
+from easi3r_ros.core.dust3r.network import (
+    CrossMask,
+    Dust3rNetwork,
+    NetworkConfig,
+    Scratch,
+    attend_masked,
+    mean_key_logits,
+    pointmap,
+    rotary_table,
+)
 
 GRID = (5, 7)
 TOKENS = 35

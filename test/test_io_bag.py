@@ -16,11 +16,11 @@ from easi3r_ros.core.config import CloudConfig
 from easi3r_ros.core.types import TrackingState
 from easi3r_ros.io.bag_writer import BagWriter
 from easi3r_ros.io.writers import WriteError
-from easi3r_ros.ros.convert import array_from_image
-from easi3r_ros.ros.messages import CLOUD_DTYPE
-from easi3r_ros.ros.results import TOPICS
-from easi3r_ros.ros.stand_ins import message_class, type_name
-from easi3r_ros.ros.status import BackboneInfo
+from easi3r_ros.messages.conversions import CLOUD_DTYPE
+from easi3r_ros.messages.images import array_from_image
+from easi3r_ros.messages.message_types import message_class, type_name
+from easi3r_ros.messages.results import TOPICS
+from easi3r_ros.messages.status import BackboneInfo
 
 BACKBONE = BackboneInfo("dust3r", "/weights/model.pth")
 
@@ -137,11 +137,11 @@ if sys.argv[2] == "without":
     sys.meta_path.insert(0, NoRos())
 from helpers_io import *
 from easi3r_ros.core.config import CloudConfig
-from easi3r_ros.ros.message_types import WITH_ROS, TFMessage
-from easi3r_ros.ros.results import ResultMessages
-from easi3r_ros.ros.status import BackboneInfo, Timing, status_message
+from easi3r_ros.messages.message_types import WITH_ROS, TFMessage
+from easi3r_ros.messages.results import ResultMessages
+from easi3r_ros.messages.status import BackboneInfo, Timing, status_message
 from easi3r_ros.ros.worker import Counts
-from easi3r_ros.ros.stand_ins import type_name
+from easi3r_ros.messages.message_types import type_name
 assert WITH_ROS == (sys.argv[2] == "with")
 results, made = ResultMessages("map", 10, CloudConfig(stride=1)), []
 for index in range(3):

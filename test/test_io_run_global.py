@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from helpers_io import FakePipeline, camera_bag, make_result, picture
 
-import easi3r_ros.io.run_global as module
-from easi3r_ros.core.alignment.journal import PairJournal
-from easi3r_ros.core.alignment.offline import GlobalAlignment, GlobalAlignmentError, RefinedFrame
+import easi3r_ros.io.recording as module
+from easi3r_ros.core.alignment.whole import GlobalAlignment, GlobalAlignmentError, PairJournal, RefinedFrame
 from easi3r_ros.io import open_source
-from easi3r_ros.io.run_global import ResultSpool, run_globally
-from easi3r_ros.io.source import SourceError
+from easi3r_ros.io.recording import ResultSpool, run_globally
+from easi3r_ros.io.sources import SourceError
 from easi3r_ros.io.writers import MaskWriter, ResultWriter, TrajectoryWriter
 
 FRAMES = 5

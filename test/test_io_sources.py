@@ -24,7 +24,7 @@ from helpers_io import (
 from rosbags.rosbag2 import StoragePlugin
 
 from easi3r_ros.io import SourceError, open_source
-from easi3r_ros.io.source import stamp_at
+from easi3r_ros.io.sources import stamp_at
 
 IMAGE, INFO, STRING = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo", "std_msgs/msg/String"
 

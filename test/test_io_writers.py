@@ -13,11 +13,18 @@ from helpers_io import HEIGHT, PERIOD, WIDTH, FakePipeline, camera_bag, make_res
 from easi3r_ros.core.config import CloudConfig, PipelineConfig
 from easi3r_ros.core.types import PointCloud, TrackingState
 from easi3r_ros.io import SourceError, open_source
-from easi3r_ros.io.interrupts import uninterrupted
-from easi3r_ros.io.ply import VERTEX, PlyFile
-from easi3r_ros.io.run import NAMES, OUTPUTS, open_writers, prepare_folder, run, write_summary
-from easi3r_ros.io.writers import CloudWriter, MaskWriter, OverlayWriter, TrajectoryWriter, WriteError, in_world
-from easi3r_ros.ros.status import BackboneInfo
+from easi3r_ros.io.recording import NAMES, OUTPUTS, open_writers, prepare_folder, run, uninterrupted, write_summary
+from easi3r_ros.io.writers import (
+    VERTEX,
+    CloudWriter,
+    MaskWriter,
+    OverlayWriter,
+    PlyFile,
+    TrajectoryWriter,
+    WriteError,
+    in_world,
+)
+from easi3r_ros.messages.status import BackboneInfo
 
 CLASSICAL = BackboneInfo("classical", "")
 

@@ -7,11 +7,10 @@ import pytest
 import torch
 from helpers_classical import ROOM, WALKER, network_input, pose, render
 
-from easi3r_ros.core.backbones.classical import ClassicalBackbone
+from easi3r_ros.core.classical import ClassicalBackbone
 from easi3r_ros.core.config import MotionConfig, PipelineConfig
 from easi3r_ros.core.motion import MotionCue, build_cue
-from easi3r_ros.core.motion.geometry import GeometryOdds, fused_log_odds
-from easi3r_ros.core.motion.masks import follow_edges, without_specks
+from easi3r_ros.core.motion.odds import GeometryOdds, follow_edges, fused_log_odds, without_specks
 from easi3r_ros.core.pipeline import Pipeline
 from easi3r_ros.core.types import Features, PairEvidence, PairMotion
 

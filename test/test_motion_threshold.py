@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from skimage.filters import threshold_multiotsu, threshold_otsu
 
-from easi3r_ros.core.motion.threshold import CLASS_COUNTS, Histogram, Partition, best_threshold, partitions
+from easi3r_ros.core.motion.clustering import CLASS_COUNTS, Histogram, Partition, best_threshold, partitions
 
 
 def blobs(*centres, spread=0.02, per_blob=2000, seed=0):

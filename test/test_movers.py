@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from easi3r_ros.core.movers import standing_depth
+from easi3r_ros.core.clouds import standing_depth
 
 H, W = 60, 80
 

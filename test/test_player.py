@@ -13,8 +13,8 @@ from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, Qo
 
 from easi3r_ros.io import SourceError
 from easi3r_ros.io.playback import open_playback
-from easi3r_ros.ros.convert import rgb_from_image
-from easi3r_ros.ros.schedule import TICK, TimedMessage, paced
+from easi3r_ros.messages.images import rgb_from_image
+from easi3r_ros.messages.schedule import TICK, TimedMessage, paced
 
 needs_ros = pytest.mark.skipif(
     importlib.util.find_spec("rclpy") is None,
@@ -111,7 +111,7 @@ def test_camera_info_is_announced_only_if_it_comes(tmp_path):
 
 
 def test_frames_become_camera_messages_with_stamps_of_now(tmp_path):
-    from easi3r_ros.ros.stand_ins import typestore
+    from easi3r_ros.messages.message_types import typestore
 
     folder = tmp_path / "images"
     folder.mkdir()

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from easi3r_ros.core.config import PipelineConfig
-from easi3r_ros.ros.camera import CameraModel
-from easi3r_ros.ros.engine import Engine
+from easi3r_ros.messages.calibration import CameraModel
 from easi3r_ros.ros.logs import RosLogHandler, Throttle
+from easi3r_ros.ros.tracker import Tracker
 
 SECOND = 1_000_000_000
 K = np.array([[50.0, 0, 4], [0, 50, 3], [0, 0, 1]])
@@ -47,7 +47,7 @@ def restarts():
 @pytest.fixture
 def engine(restarts):
     FakePipeline.trouble = []
-    return Engine(PipelineConfig(), restarts.append, FakePipeline)
+    return Tracker(PipelineConfig(), restarts.append, FakePipeline)
 
 
 def push(engine, stamp_ns, width=8, frame_id="cam", K=None):

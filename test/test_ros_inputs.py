@@ -8,7 +8,7 @@ pytest.importorskip("easi3r_ros.msg", reason="no ROS 2 here: `make test` sets it
 
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
 
-from easi3r_ros.ros.inputs import CameraInput, camera_topics, image_qos  # noqa: E402
+from easi3r_ros.ros.inputs import CameraInput, camera_topics, image_qos
 
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 

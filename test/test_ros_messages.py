@@ -14,12 +14,12 @@ from scipy.spatial.transform import Rotation
 
 from easi3r_ros.core.config import CloudConfig
 from easi3r_ros.core.types import Frame, FrameResult, PointCloud, TrackingState
-from easi3r_ros.ros import messages
-from easi3r_ros.ros.convert import array_from_image, rgb_from_image
-from easi3r_ros.ros.message_types import WITH_ROS, CameraInfo, DiagnosticStatus, Header, WindowStatus
-from easi3r_ros.ros.odometry import UNKNOWN, StampedPose, twist_between
-from easi3r_ros.ros.results import DEBUG_TOPICS, TOPICS, ResultMessages
-from easi3r_ros.ros.status import BackboneInfo, Monitor, Timing, status_message, total_latency_ms
+from easi3r_ros.messages import conversions as messages
+from easi3r_ros.messages.conversions import UNKNOWN, StampedPose, twist_between
+from easi3r_ros.messages.images import array_from_image, rgb_from_image
+from easi3r_ros.messages.message_types import WITH_ROS, CameraInfo, DiagnosticStatus, Header, WindowStatus
+from easi3r_ros.messages.results import DEBUG_TOPICS, TOPICS, ResultMessages
+from easi3r_ros.messages.status import BackboneInfo, Monitor, Timing, status_message, total_latency_ms
 from easi3r_ros.ros.worker import Counts
 
 SECOND = 1_000_000_000
@@ -217,7 +217,7 @@ class TestResults:
         assert made["odometry"].child_frame_id == "cam"
 
     def test_only_what_is_wanted_is_made(self, maker, monkeypatch):
-        monkeypatch.setattr("easi3r_ros.ros.results.split_cloud", lambda *_: pytest.fail("nobody wants clouds"))
+        monkeypatch.setattr("easi3r_ros.messages.results.split_cloud", lambda *_: pytest.fail("nobody wants clouds"))
         assert set(self.make(maker, result(), lambda name: name == "mask")) == {"mask"}
         assert self.make(maker, result(), lambda name: False) == {}
 

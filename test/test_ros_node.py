@@ -11,7 +11,7 @@ import torch
 pytest.importorskip("easi3r_ros.msg", reason="no ROS 2 here: `make test` sets it up (or source an installed one)")
 
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
-from easi3r_ros.msg import WindowStatus  # noqa: E402
+from easi3r_ros.msg import WindowStatus
 from geometry_msgs.msg import PoseWithCovarianceStamped, TransformStamped  # noqa: E402
 from helpers_ros import (  # noqa: E402
     FRAME_ID,
@@ -34,7 +34,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2  # n
 from std_srvs.srv import SetBool, Trigger  # noqa: E402
 from tf2_msgs.msg import TFMessage  # noqa: E402
 
-from easi3r_ros.ros.convert import array_from_image  # noqa: E402
+from easi3r_ros.messages.images import array_from_image
 
 TYPES = {
     "mask": Image,

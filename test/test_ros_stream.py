@@ -10,16 +10,16 @@ import pytest
 pytest.importorskip("easi3r_ros.msg", reason="no ROS 2 here: `make test` sets it up (or source an installed one)")
 
 import rclpy  # noqa: E402
-from easi3r_ros.msg import WindowStatus  # noqa: E402
+from easi3r_ros.msg import WindowStatus
 from helpers_ros import Client, camera_info, rgb_image, session_environment, wait_until  # noqa: E402
 from rcl_interfaces.msg import Log  # noqa: E402
 from rclpy.executors import MultiThreadedExecutor  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2  # noqa: E402
 
-from easi3r_ros.core.types import FrameResult, TrackingState  # noqa: E402
-from easi3r_ros.ros import results  # noqa: E402
-from easi3r_ros.ros.node import Easi3rNode  # noqa: E402
+from easi3r_ros.core.types import FrameResult, TrackingState
+from easi3r_ros.messages import results
+from easi3r_ros.ros.node import Easi3rNode
 
 
 class FakePipeline:

@@ -8,9 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from easi3r_ros import weights
+from easi3r_ros.io import hub as weights
 from easi3r_ros.io.download import CHUNK, DownloadError, announced_sha256, download
-from easi3r_ros.weights import Checkpoint, RemoteFile, WeightsError
+from easi3r_ros.io.hub import KnownCheckpoint, RemoteFile, WeightsError
 
 CONTENT = bytes(range(256)) * 5000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -187,8 +187,8 @@ def test_the_sum_that_the_hub_announces_is_found_before_the_redirect(server):
 def checkpoint(server, tmp_path, monkeypatch):
     """Registered under the name `testnet`, served by the server."""
     monkeypatch.setenv("EASI3R_HOME", str(tmp_path / "home"))
-    entry = Checkpoint("testnet", "A test", "somebody/Some_metric", gigabytes=0.01, files=(RemoteFile("a.bin"),))
-    monkeypatch.setattr(Checkpoint, "page", property(lambda self: server.url))
+    entry = KnownCheckpoint("testnet", "A test", "somebody/Some_metric", gigabytes=0.01, files=(RemoteFile("a.bin"),))
+    monkeypatch.setattr(KnownCheckpoint, "page", property(lambda self: server.url))
     monkeypatch.setattr(weights, "CHECKPOINTS", (entry,))
     return entry
 

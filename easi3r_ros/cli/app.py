@@ -13,9 +13,10 @@ from types import FrameType
 from typing import Annotated
 
 import typer
+from easi3r_lab.cli import bench, demo, evaluate, train, verify
 
 from easi3r_ros import __version__
-from easi3r_ros.cli import bench, demo, doctor, evaluate, play, run, train, verify, weights
+from easi3r_ros.cli import doctor, play, run, weights
 from easi3r_ros.core.config import ConfigError
 
 USER_ERROR = 2

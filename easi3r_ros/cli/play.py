@@ -28,7 +28,7 @@ def play(
     camera_info: Annotated[Path | None, typer.Option(help="Calibration YAML for a video or image folder.")] = None,
 ) -> None:
     """Publish a bag over DDS with its timing and stamps; or a video or image folder, as `image` with stamps of now."""
-    from easi3r_ros.cli.errors import require_ros
+    from easi3r_ros.cli.console import require_ros
     from easi3r_ros.io.playback import open_playback
 
     remappings = _remappings(remap or [])

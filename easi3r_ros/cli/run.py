@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from easi3r_ros.core.alignment.offline import GlobalAlignment
+    from easi3r_ros.core.alignment.whole import GlobalAlignment
     from easi3r_ros.core.config import PipelineConfig
-    from easi3r_ros.io.run import Summary
+    from easi3r_ros.io.recording import Summary
 
 
 def run(
@@ -50,15 +50,14 @@ def run(
     """Process every frame of a recording, in order, and write masks, poses, clouds, an overlay video and a bag."""
     from functools import partial
 
-    from easi3r_ros.cli.progress import frame_progress
-    from easi3r_ros.core.alignment.journal import PairJournal
-    from easi3r_ros.core.backbones import suit_threads
+    from easi3r_ros.cli.console import frame_progress
+    from easi3r_ros.core.alignment.whole import PairJournal
+    from easi3r_ros.core.backbone import suit_threads
     from easi3r_ros.core.pipeline import Pipeline
     from easi3r_ros.io import open_source
-    from easi3r_ros.io.run import open_writers, prepare_folder, write_summary
-    from easi3r_ros.io.run import run as run_pipeline
-    from easi3r_ros.io.run_global import run_globally
-    from easi3r_ros.ros.status import BackboneInfo
+    from easi3r_ros.io.recording import open_writers, prepare_folder, run_globally, write_summary
+    from easi3r_ros.io.recording import run as run_pipeline
+    from easi3r_ros.messages.status import BackboneInfo
 
     chosen = {"masks": masks, "trajectory": trajectory, "clouds": clouds, "video": video, "bag": bag}
     settings = _config(config, checkpoint, device, assignments or [])
@@ -85,8 +84,8 @@ def run(
 def _config(path: Path | None, checkpoint: str | None, device: str | None, assignments: list[str]) -> PipelineConfig:
     """Defaults, then the file, then --set, then the options of their own."""
     from easi3r_ros.core.config import PipelineConfig, with_settings
+    from easi3r_ros.io.hub import resolve
     from easi3r_ros.io.parameters import parse_assignments, read_parameters
-    from easi3r_ros.weights import resolve
 
     values: dict[str, Any] = {}
     if path is not None:

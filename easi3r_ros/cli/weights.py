@@ -19,7 +19,7 @@ def default(context: typer.Context) -> None:
 @app.command("list")
 def list_() -> None:
     """Known checkpoints: licence, size, where from, checksum, and whether they are on this machine."""
-    from easi3r_ros import weights
+    from easi3r_ros.io import hub as weights
 
     for checkpoint in weights.CHECKPOINTS:
         stored = f"stored in {weights.folder(checkpoint)}" if weights.is_stored(checkpoint) else "not on this machine"
@@ -36,8 +36,8 @@ def list_() -> None:
 @app.command()
 def get(name: Annotated[str, typer.Argument(metavar="NAME", help="One of 'easi3r weights list'.")]) -> None:
     """Download a checkpoint (resuming an earlier attempt), or check the one that is there."""
-    from easi3r_ros import weights
-    from easi3r_ros.cli.progress import download_progress
+    from easi3r_ros.cli.console import download_progress
+    from easi3r_ros.io import hub as weights
 
     checkpoint = weights.find(name)
     typer.echo(f"{checkpoint.title}, from {checkpoint.page}\nlicence: {checkpoint.licence}")
@@ -52,7 +52,7 @@ def get(name: Annotated[str, typer.Argument(metavar="NAME", help="One of 'easi3r
 @app.command()
 def where() -> None:
     """The folder that checkpoints are kept in."""
-    from easi3r_ros import weights
+    from easi3r_ros.io import hub as weights
 
     typer.echo(weights.home() / "weights")
 
@@ -64,8 +64,8 @@ def generate(
     salt: Annotated[str, typer.Option(help="Another text gives other weights.")] = "",
 ) -> None:
     """Write a checkpoint with weights made from their names: meaningless, for tests and measurements."""
-    from easi3r_ros import weights
-    from easi3r_ros.core.backbones.dust3r.generated import write_generated_checkpoint
+    from easi3r_ros.core.dust3r.generated import write_generated_checkpoint
+    from easi3r_ros.io import hub as weights
 
     if out.exists():
         raise weights.WeightsError(f"'{out}' exists already: name another file")

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from easi3r_ros.core.alignment.incremental import IncrementalAligner
-from easi3r_ros.core.alignment.journal import PairJournal
-from easi3r_ros.core.backbones import Backbone, build_backbone
+from easi3r_ros.core.alignment.whole import PairJournal
+from easi3r_ros.core.backbone import Backbone, build_backbone
+from easi3r_ros.core.clouds import standing_depth
 from easi3r_ros.core.config import PipelineConfig
 from easi3r_ros.core.motion import MotionCue, MotionMeter, build_cue
-from easi3r_ros.core.movers import standing_depth
 from easi3r_ros.core.preprocess import camera_intrinsics, prepare, to_camera
 from easi3r_ros.core.types import (
     AlignedFrame,

@@ -12,11 +12,10 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from easi3r_ros.core.config import CloudConfig
 from easi3r_ros.core.types import FrameResult
 from easi3r_ros.io.writers import ResultWriter, WriteError
-from easi3r_ros.ros.message_types import Header, TFMessage
-from easi3r_ros.ros.messages import time_message
-from easi3r_ros.ros.results import TOPICS, ResultMessages
-from easi3r_ros.ros.stand_ins import serialize, type_name, typestore
-from easi3r_ros.ros.status import BackboneInfo, Timing, status_message
+from easi3r_ros.messages.conversions import time_message
+from easi3r_ros.messages.message_types import Header, TFMessage, serialize, type_name, typestore
+from easi3r_ros.messages.results import TOPICS, ResultMessages
+from easi3r_ros.messages.status import BackboneInfo, Timing, status_message
 from easi3r_ros.ros.worker import Counts
 
 NODE = "/easi3r"

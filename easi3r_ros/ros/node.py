@@ -14,15 +14,15 @@ from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import SetBool, Trigger
 
-from easi3r_ros.core.backbones import suit_threads
+from easi3r_ros.core.backbone import suit_threads
 from easi3r_ros.core.config import ConfigError
 from easi3r_ros.core.pipeline import Pipeline
+from easi3r_ros.messages.status import BackboneInfo, state_diagnostic
 from easi3r_ros.ros import params
-from easi3r_ros.ros.engine import Engine, PipelineFactory
 from easi3r_ros.ros.logs import RosLogHandler, Throttle
 from easi3r_ros.ros.outputs import Outputs
-from easi3r_ros.ros.status import BackboneInfo, state_diagnostic
 from easi3r_ros.ros.stream import Stream
+from easi3r_ros.ros.tracker import PipelineFactory, Tracker
 
 _REPEAT_SECONDS = 10.0
 # One thread may be blocked by bag mode's back-pressure and one may load weights; services and timers need a third.
@@ -38,7 +38,7 @@ class Easi3rNode(LifecycleNode):
     def __init__(self, make_pipeline: PipelineFactory = Pipeline, **node_options):
         super().__init__("easi3r", **node_options)
         self._make_pipeline = make_pipeline
-        self._engine: Engine | None = None
+        self._engine: Tracker | None = None
         self._outputs: Outputs | None = None
         self._stream: Stream | None = None
         self._why_silent = ""
@@ -81,7 +81,7 @@ class Easi3rNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         settings = self._parameters_guard.settings
         try:
-            engine = Engine(settings.pipeline, self._on_restart, self._make_pipeline)
+            engine = Tracker(settings.pipeline, self._on_restart, self._make_pipeline)
             self._outputs = Outputs(self, settings, self._warn)
         except Exception as error:  # a lifecycle node answers every failure with a state, never with its end
             self._error(f"cannot configure: {_words(error)}. Correct the parameters and configure again", error)

@@ -10,9 +10,9 @@ from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from easi3r_ros.core.types import FrameResult
-from easi3r_ros.ros.message_types import CameraInfo, Header, WindowStatus
+from easi3r_ros.messages.message_types import CameraInfo, Header, WindowStatus
+from easi3r_ros.messages.results import DEBUG_TOPICS, TOPICS, ResultMessages
 from easi3r_ros.ros.params import Settings
-from easi3r_ros.ros.results import DEBUG_TOPICS, TOPICS, ResultMessages
 from easi3r_ros.ros.tf import CameraBroadcaster
 
 # Reliable. A recorder of a bag's results must get every one even if it is slow for a moment.

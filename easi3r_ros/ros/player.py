@@ -18,8 +18,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 
-from easi3r_ros.ros.messages import time_message
-from easi3r_ros.ros.schedule import TimedMessage, paced
+from easi3r_ros.messages.conversions import time_message
+from easi3r_ros.messages.schedule import TimedMessage, paced
 
 log = logging.getLogger(__name__)
 

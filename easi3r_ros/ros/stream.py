@@ -10,14 +10,14 @@ from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
 
-from easi3r_ros.ros.camera import CameraModel
-from easi3r_ros.ros.convert import ConversionError, rgb_from_compressed, rgb_from_image
-from easi3r_ros.ros.engine import Engine
+from easi3r_ros.messages.calibration import CameraModel
+from easi3r_ros.messages.conversions import stamp_ns
+from easi3r_ros.messages.images import ConversionError, rgb_from_compressed, rgb_from_image
+from easi3r_ros.messages.status import BackboneInfo, Monitor, Timing, status_message, total_latency_ms
 from easi3r_ros.ros.inputs import CameraInput, camera_topics
-from easi3r_ros.ros.messages import stamp_ns
 from easi3r_ros.ros.outputs import Outputs
 from easi3r_ros.ros.params import NodeConfig
-from easi3r_ros.ros.status import BackboneInfo, Monitor, Timing, status_message, total_latency_ms
+from easi3r_ros.ros.tracker import Tracker
 from easi3r_ros.ros.worker import Worker
 
 _BAG_CAPACITY = 4
@@ -44,7 +44,7 @@ class Stream:
         self,
         node: LifecycleNode,
         config: NodeConfig,
-        engine: Engine,
+        engine: Tracker,
         outputs: Outputs,
         backbone: BackboneInfo,
         warn: Callable[[str], None],

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from easi3r_ros.core.config import ConfigError, MotionConfig
-from easi3r_ros.core.motion.base import MotionCue
-from easi3r_ros.core.motion.geometry import GeometryOdds
 from easi3r_ros.core.motion.head import HeadOdds
-from easi3r_ros.core.motion.measure import MotionMeter
-from easi3r_ros.core.motion.odds import OddsCue, OddsSource
+from easi3r_ros.core.motion.odds import GeometryOdds, MotionCue, OddsCue, OddsSource
+from easi3r_ros.core.motion.residual import MotionMeter
 
 __all__ = ["MotionCue", "MotionMeter", "build_cue"]
 
@@ -34,7 +32,7 @@ def build_cue(config: MotionConfig, has_attention: bool, has_motion_head: bool =
 def _source(name: str, config: MotionConfig) -> OddsSource:
     if name == "attention":
         # Not at the top: clustering imports scikit-learn and scikit-image, a second on a robot that never uses them.
-        from easi3r_ros.core.motion.prior import AttentionOdds
+        from easi3r_ros.core.motion.attention import AttentionOdds
 
         return AttentionOdds(config)
     return GeometryOdds() if name == "geometry" else HeadOdds()

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from easi3r_ros.core.motion.masks import MOST_LOG_ODDS
-from easi3r_ros.core.motion.odds import PairOdds
+from easi3r_ros.core.motion.odds import MOST_LOG_ODDS, PairOdds
 from easi3r_ros.core.two_view.flow import on_grid
 from easi3r_ros.core.types import Edge, PairEvidence
 

@@ -1,19 +1,129 @@
-"""Motion cues that speak in log odds: sources add up, and what was believed of the frame before is carried along."""
+"""Motion from geometry: what the rigid motion of the camera does not explain, fused over the pairs of a frame.
+
+The log odds are absolute: nothing is normalised by the frame's own extremes, so a static scene gives an empty mask.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+import cv2
 import numpy as np
 import torch
 
 from easi3r_ros.core.config import MotionConfig
-from easi3r_ros.core.motion.base import MotionCue
-from easi3r_ros.core.motion.masks import MOST_LOG_ODDS, estimate_from
-from easi3r_ros.core.motion.memory import carried_along, flow_to_earlier
+from easi3r_ros.core.two_view.flow import STEP, on_grid
 from easi3r_ros.core.types import Edge, Features, MotionEstimate, PairEvidence
+
+
+class MotionCue(ABC):
+    name: str
+    needs_motion: bool = False  # works on `PairMotion`, which has to be measured if the backbone does not give it
+
+    @abstractmethod
+    def estimate(
+        self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence]
+    ) -> dict[int, MotionEstimate]:
+        """Motion in the frames of the window, by frame index.
+
+        features: every frame of the window, oldest first. evidence: every pair of the window decoded so far.
+        A frame about which the evidence says nothing yet is absent from the answer.
+        """
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget what was learned from earlier windows."""
+
+
+MOST_LOG_ODDS = 4.0
+GUIDE_RADIUS = 3  # cells
+GUIDE_SOFTNESS = 1e-3  # variance of grey (0 to 1) below which there is no edge to follow
+SMALLEST_AREA = 8e-4  # of the image
+CERTAIN = 0.6  # a region counts if its probability somewhere is this share of the way from the threshold to one
+
+
+def estimate_from(
+    feature: Features, log_odds: np.ndarray, threshold: float, evidence: dict[str, np.ndarray]
+) -> MotionEstimate:
+    """log_odds: (h', w') float32 on cells. threshold: probability above which a pixel counts as moving."""
+    grey = cv2.cvtColor(feature.input.image, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+    cells = without_specks(1 / (1 + np.exp(-log_odds)), threshold)
+    probability = torch.from_numpy(follow_edges(cells, grey))
+    maps = {name: torch.from_numpy(values) for name, values in evidence.items()}
+    return MotionEstimate(feature.index, probability, probability > threshold, maps)
+
+
+def follow_edges(values: np.ndarray, guide: np.ndarray) -> np.ndarray:
+    """(h', w') cells -> (h, w) pixels whose borders are those of the guide: the fast guided filter (He and Sun, 2015).
+
+    guide: (h, w) float32 in [0, 1].
+    """
+    small = cv2.resize(guide, values.shape[::-1], interpolation=cv2.INTER_AREA)
+    slope, offset = _local_lines(values, small)
+    size = guide.shape[::-1]
+    result = cv2.resize(slope, size) * guide + cv2.resize(offset, size)
+    return np.clip(result, 0.0, 1.0)
+
+
+def _local_lines(values: np.ndarray, guide: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Slope and offset, averaged over windows, of the lines that predict values from the guide in every window."""
+    mean_guide, mean_values = _box(guide), _box(values)
+    covariance = _box(guide * values) - mean_guide * mean_values
+    variance = _box(guide * guide) - mean_guide * mean_guide
+    slope = covariance / (variance + GUIDE_SOFTNESS)
+    return _box(slope), _box(mean_values - slope * mean_guide)
+
+
+def _box(values: np.ndarray) -> np.ndarray:
+    return cv2.blur(values, (2 * GUIDE_RADIUS + 1, 2 * GUIDE_RADIUS + 1))
+
+
+def without_specks(probability: np.ndarray, threshold: float) -> np.ndarray:
+    """Regions above the threshold that are tiny or nowhere certain get no more than the threshold (hysteresis)."""
+    count, labels = cv2.connectedComponents((probability > threshold).astype(np.uint8), connectivity=8)
+    area = np.bincount(labels.ravel(), minlength=count)
+    certain = np.zeros(count, bool)
+    certain[labels[probability > threshold + CERTAIN * (1 - threshold)]] = True
+    dropped = ~certain | (area < SMALLEST_AREA * probability.size)
+    return np.where(dropped[labels], np.minimum(probability, np.float32(threshold)), probability)
+
+
+OUTSIDE = -1e4  # cells: nothing is there
+
+
+def flow_to_earlier(
+    index: int, evidence: Mapping[Edge, PairEvidence], known: Collection[int]
+) -> tuple[int, np.ndarray] | None:
+    """The nearest known frame before `index` and the flow (2, g, k) that leads there; None: there is none."""
+    flows = {}
+    for (a, b), pair in evidence.items():
+        if pair.motion is None or index not in (a, b):
+            continue
+        partner, flow = (b, pair.motion.flow_a) if a == index else (a, pair.motion.flow_b)
+        if partner < index and partner in known and flow is not None:
+            flows[partner] = flow
+    if not flows:
+        return None
+    nearest = max(flows)
+    return nearest, flows[nearest].cpu().numpy()
+
+
+def carried_along(log_odds: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """(g, k) the motion that an earlier frame's cells (g, k) give reason to expect; 0 where it was hidden or static.
+
+    Only what speaks for motion is carried: a mover must not have to make up for the time when nothing was there.
+    """
+    u, v = np.fmax(_cells(*log_odds.shape) + flow / STEP, np.float32(OUTSIDE))  # fmax: not the NaN
+    return cv2.remap(np.maximum(log_odds, 0), u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+
+
+@lru_cache(maxsize=4)
+def _cells(rows: int, columns: int) -> np.ndarray:
+    """(2, rows, columns) float32 coordinates (u, v) of the cells."""
+    return np.stack(np.meshgrid(np.arange(columns, dtype=np.float32), np.arange(rows, dtype=np.float32)))
 
 
 class OddsSource(ABC):
@@ -134,3 +244,61 @@ class OddsCue(MotionCue):
             return 0.0
         partner, flow = earlier
         return self._config.memory * carried_along(self._known[partner].log_odds, flow)
+
+
+# Fitted to rendered clips (static, walking people, turning and still camera).
+EVEN_ODDS = 7.0  # standard deviations at which static and moving are equally likely: errors of flow have heavy tails
+STEEPNESS = 3.0  # log odds per factor e of evidence
+SMEAR = 3  # pixels, width of the brush that takes off what the patches of the flow add around a mover
+
+
+class GeometryOdds(PairOdds):
+    """From `PairMotion`, whoever measured it."""
+
+    name = "geometry"
+
+    def votes(
+        self, index: int, evidence: Mapping[Edge, PairEvidence]
+    ) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        """Standard deviations and flow, one vote per partner: both orders of a pair say the same."""
+        votes = {}
+        for (a, b), pair in evidence.items():
+            if pair.motion is not None and index in (a, b):
+                motion = pair.motion
+                votes[b if a == index else a] = (motion.a, motion.flow_a) if a == index else (motion.b, motion.flow_b)
+        return list(votes.values())
+
+    def fused(self, votes: list[tuple[np.ndarray, np.ndarray | None]]) -> np.ndarray:
+        return fused_log_odds(votes)
+
+
+def fused_log_odds(votes: list[tuple[np.ndarray, np.ndarray | None]]) -> np.ndarray:
+    """(h', w') log odds of motion on cells.
+
+    votes: (h, w) standard deviations and (2, h', w') flow of each pair. The fusion is the upper median: as much motion
+    as at least half of the pairs see. A slow mover shows only over a long time, a fast one is lost by the flow over the
+    same time, and what is just uncovered is seen from one side only. Where its flow is lost, a pair
+    has no vote against motion.
+    """
+    descending = _sorted([_log_odds(sigmas) for sigmas, _ in votes])
+    median = descending[0]  # of one or two
+    if len(votes) > 2:
+        voters = sum(1 if flow is None else np.isfinite(flow[0]).astype(np.uint8) for _, flow in votes)
+        for k in range(1, (len(votes) + 1) // 2):
+            median = np.where(voters > 2 * k, descending[k], median)
+    return np.clip(median, -MOST_LOG_ODDS, MOST_LOG_ODDS)
+
+
+def _log_odds(sigmas: np.ndarray) -> np.ndarray:
+    cells = on_grid(cv2.erode(sigmas, np.ones((SMEAR, SMEAR), np.uint8)))
+    return 0.5 * STEEPNESS * np.log((cells * cells + 1) / (EVEN_ODDS**2 + 1))
+
+
+def _sorted(planes: list[np.ndarray]) -> list[np.ndarray]:
+    """Descending, per element. Insertion of whole planes, for a handful of them far quicker than np.sort."""
+    descending: list[np.ndarray] = []
+    for plane in planes:
+        for i, other in enumerate(descending):
+            descending[i], plane = np.maximum(other, plane), np.minimum(other, plane)
+        descending.append(plane)
+    return descending

@@ -7,8 +7,67 @@ from dataclasses import dataclass
 import numpy as np
 
 from easi3r_ros.core.two_view.flow import Flow
-from easi3r_ros.core.two_view.refine import Motion, robust_scale, robust_scale_2d
-from easi3r_ros.core.two_view.triangulate import Triangulation, triangulate
+from easi3r_ros.core.two_view.refine import Camera, Motion, robust_scale, robust_scale_2d
+
+
+@dataclass(frozen=True)
+class Triangulation:
+    """Any shape (...); inverse depths are in units of 1 / |t|."""
+
+    inverse_depth: np.ndarray  # negative: the match is impossible for a static point in front of the camera
+    information: np.ndarray  # 1 / variance of it
+    parallax: np.ndarray  # pixels per unit of inverse depth
+    epipolar: np.ndarray  # distance from the epipolar line in standard deviations, signed
+
+
+def triangulate(
+    source: np.ndarray, target: np.ndarray, information: np.ndarray, R: np.ndarray, t: np.ndarray, camera: Camera
+) -> Triangulation:
+    """The likeliest point of each ray of a, given where it was seen in b with a known covariance.
+
+    source, target: (2, ...) pixels in a and in b. information: (3, ...) xx, xy, yy, 1 / pixels^2, of the target.
+    A point at inverse depth r on the ray x is seen in b along R x + r t; cross-multiplied with the target (u, v) this
+    is linear in r: r (T_xy - uv T_z) = uv A_z - A_xy with A = K R K^-1 x, T = K t.
+    """
+    K = camera.matrix()
+    infinite = (K @ R @ np.linalg.inv(K)).astype(source.dtype)
+    shift = (K @ t).astype(source.dtype)
+    (u, v), (xx, xy, yy) = source, information
+    A = [row[0] * u + row[1] * v + row[2] for row in infinite]
+    gx, gy = shift[0] - target[0] * shift[2], shift[1] - target[1] * shift[2]
+    hx, hy = target[0] * A[2] - A[0], target[1] * A[2] - A[1]
+    ix, iy = xx * gx + xy * gy, xy * gx + yy * gy
+    squared = gx * ix + gy * iy
+    inverse_depth = (hx * ix + hy * iy) / np.maximum(squared, 1e-12)
+    z = np.maximum(A[2] + inverse_depth * shift[2], 1e-3)  # depth in b over depth in a: turns the algebra into pixels
+    determinant = np.maximum(xx * yy - xy * xy, 0)
+    epipolar = (gx * hy - gy * hx) * np.sqrt(determinant / np.maximum(squared, 1e-12)) / z
+    return Triangulation(inverse_depth, squared / z**2, np.sqrt(gx * gx + gy * gy) / z, epipolar)
+
+
+QUANTILE_STEP = 2  # every n-th node: enough for quantiles
+TAILS = (0.1, 0.9)  # quantiles of inverse depth; movers that take more of the image than the tails pass unnoticed
+FARTHER, NEARER = 0.5, 2.5  # the static world may go on beyond these quantiles by these factors
+
+
+def plausible_range(inverse_depth: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
+    """Inverse depths between which the static world lies, from the better known half of it."""
+    values, weight = (
+        inverse_depth[::QUANTILE_STEP, ::QUANTILE_STEP].ravel(),
+        weight[::QUANTILE_STEP, ::QUANTILE_STEP].ravel(),
+    )
+    known = weight > 0
+    if not known.any():
+        return -np.inf, np.inf
+    low, high = np.quantile(values[weight >= np.median(weight[known])], TAILS)
+    return max(FARTHER * low, 0.0), max(NEARER * high, 0.0)  # nothing is behind infinity
+
+
+def depth_violation(inverse_depth: np.ndarray, information: np.ndarray, low: float, high: float) -> np.ndarray:
+    """(g, k) how far inverse depths are outside of [low, high], in standard deviations."""
+    outside = np.maximum(np.maximum(np.float32(low) - inverse_depth, inverse_depth - np.float32(high)), 0)
+    return outside * np.sqrt(information)
+
 
 SAMPLE = (slice(1, None, 3), slice(1, None, 3))  # nodes that statistics are taken from
 

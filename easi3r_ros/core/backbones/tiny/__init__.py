@@ -1,5 +1,0 @@
-"""The embedded network: DUSt3R's architecture at a size for CPUs, under Apache-2.0, trained on rendered scenes only."""
-
-from easi3r_ros.core.backbones.tiny.backbone import TinyBackbone
-
-__all__ = ["TinyBackbone"]

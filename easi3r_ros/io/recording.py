@@ -1,0 +1,290 @@
+"""A whole recording through the pipeline, then aligned as a whole, then written: `easi3r run --global`."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import pickle
+import shutil
+import signal
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+
+from easi3r_ros.core.alignment.whole import GlobalAlignment, PairJournal, align_globally
+from easi3r_ros.core.config import PipelineConfig
+from easi3r_ros.core.types import Frame, FrameResult
+from easi3r_ros.io.bag_writer import BagWriter
+from easi3r_ros.io.sources import FrameSource, SourceError
+from easi3r_ros.io.writers import CloudWriter, MaskWriter, OverlayWriter, ResultWriter, TrajectoryWriter, WriteError
+from easi3r_ros.messages.status import BackboneInfo
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C and SIGTERM take effect at the end of the block. They reach the main thread only, so others do nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pending: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, _: pending.append(number)) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if pending:
+            signal.raise_signal(pending[0])
+
+
+OUTPUTS = ("masks", "trajectory", "clouds", "video", "bag")
+NAMES = {
+    "masks": "masks",
+    "trajectory": "trajectory.txt",
+    "clouds": "clouds",
+    "video": "overlay.mp4",
+    "bag": "bag",
+    "summary": "summary.json",
+}
+DEFAULT_RATE = 30.0  # of the overlay, where the source does not know
+
+
+class Pipe(Protocol):
+    """What of a Pipeline is used here."""
+
+    def push(self, frame: Frame) -> FrameResult: ...
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came out of a run."""
+
+    frames: int
+    width: int  # pixels of the camera image
+    height: int
+    metric: bool  # world unit is metres
+    path_length: float  # of the camera, world units
+    dynamic_fraction: float  # mean share of pixels in the mask
+    states: dict[str, int]  # frames per tracking state
+    latency_p50_ms: float  # wall time of the pipeline per frame
+    latency_p95_ms: float
+
+    @property
+    def frames_per_second(self) -> float:
+        """What the pipeline alone would reach at its median latency."""
+        return 1e3 / self.latency_p50_ms if self.latency_p50_ms > 0 else float("inf")
+
+
+def prepare_folder(out: Path, overwrite: bool) -> None:
+    """Make `out` ready for a run. With `overwrite`, what an earlier run left there is removed, and nothing else.
+
+    Raises WriteError if the folder holds anything, or is none.
+    """
+    if out.exists() and not out.is_dir():
+        raise WriteError(f"'{out}' is a file, not a folder")
+    out.mkdir(parents=True, exist_ok=True)
+    for name in NAMES.values() if overwrite else ():
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    if not overwrite and any(out.iterdir()):
+        raise WriteError(f"'{out}' is not empty: choose another folder, or --overwrite what an earlier run left there")
+
+
+def open_writers(
+    out: Path,
+    outputs: Sequence[str],
+    source: FrameSource,
+    config: PipelineConfig,
+    backbone: BackboneInfo,
+    clouds_every: int,
+) -> list[ResultWriter]:
+    """Writers for the chosen OUTPUTS, in `out`. Raises WriteError and OSError."""
+    make: dict[str, Callable[[Path], ResultWriter]] = {
+        "masks": MaskWriter,
+        "trajectory": TrajectoryWriter,
+        "clouds": lambda path: CloudWriter(path, config.clouds, clouds_every),
+        "video": lambda path: OverlayWriter(path, source.rate or DEFAULT_RATE),
+        "bag": lambda path: BagWriter(path, config.clouds, backbone, lambda: source.camera_info),
+    }
+    return [make[name](out / NAMES[name]) for name in outputs]
+
+
+def run(
+    source: FrameSource,
+    pipeline: Pipe,
+    writers: Sequence[ResultWriter],
+    max_frames: int | None = None,
+    on_result: Callable[[FrameResult], None] | None = None,
+) -> Summary:
+    """Push every frame (or the first `max_frames`), write every result, close the writers whatever happens.
+
+    Raises SourceError, WriteError, and what the pipeline raises; what was written until then stays readable.
+    """
+    statistics, stack = _Statistics(), ExitStack()
+    for writer in writers:
+        stack.enter_context(writer)
+    try:
+        for frame in islice(source, max_frames):
+            statistics.check(frame, source)
+            result = pipeline.push(frame)
+            with uninterrupted():
+                for writer in writers:
+                    writer.write(result)
+            statistics.add(result)
+            if on_result is not None:
+                on_result(result)
+    finally:
+        with uninterrupted():
+            stack.close()
+    return statistics.summary(source)
+
+
+def write_summary(summary: Summary, out: Path) -> None:
+    """The summary as JSON, beside the results."""
+    (out / NAMES["summary"]).write_text(json.dumps(asdict(summary), indent=2) + "\n")
+
+
+class _Statistics:
+    def __init__(self) -> None:
+        self._latencies: list[float] = []
+        self._dynamic = 0.0
+        self._states: Counter[str] = Counter()
+        self._path = 0.0
+        self._last: FrameResult | None = None
+
+    def check(self, frame: Frame, source: FrameSource) -> None:
+        """Raises SourceError if the size of the images changes: the outputs have one size, and so has a world."""
+        before = self._last.frame.image.shape if self._last else frame.image.shape
+        if frame.image.shape != before:
+            (height, width, _), (old_height, old_width, _) = frame.image.shape, before
+            raise SourceError(
+                f"'{source.path}': frame {frame.index} is {width}x{height}, those before are {old_width}x{old_height}: "
+                "split the recording there"
+            )
+
+    def add(self, result: FrameResult) -> None:
+        self._latencies.append(sum(result.latency_ms.values()))
+        self._dynamic += result.dynamic_fraction
+        self._states[result.state.value] += 1
+        if self._last is not None:
+            self._path += float(np.linalg.norm(result.world_from_cam[:3, 3] - self._last.world_from_cam[:3, 3]))
+        self._last = result
+
+    def summary(self, source: FrameSource) -> Summary:
+        if self._last is None:
+            raise SourceError(f"'{source.path}' gave no frame")
+        p50, p95 = np.percentile(self._latencies, [50, 95])
+        height, width = self._last.mask.shape
+        return Summary(
+            frames=len(self._latencies),
+            width=width,
+            height=height,
+            metric=self._last.metric,
+            path_length=self._path,
+            dynamic_fraction=self._dynamic / len(self._latencies),
+            states=dict(self._states),
+            latency_p50_ms=float(p50),
+            latency_p95_ms=float(p95),
+        )
+
+
+Progress = Callable[[], AbstractContextManager[Callable[[FrameResult], None]]]
+
+
+def run_globally(
+    source: FrameSource,
+    pipeline: Pipe,
+    journal: PairJournal,
+    open_writers: Callable[[], Sequence[ResultWriter]],
+    scratch: Path,
+    progress: Progress,
+    max_frames: int | None = None,
+) -> tuple[Summary, GlobalAlignment]:
+    """Push every frame (or the first `max_frames`), align them all, read the source again and write the results.
+
+    journal: the one that the pipeline fills. open_writers: called after the alignment, so that nothing half-done is
+    left if that fails. scratch: folder for results in between, some 1 to 4 MB per frame of 640 x 480. progress: called
+    for each of the two passes. Raises GlobalAlignmentError, and what `run` raises.
+    """
+    with ResultSpool(scratch) as spool:
+        with progress() as on_result:
+            run(source, _Recording(pipeline, spool), [], max_frames, on_result)
+        alignment = align_globally(journal)
+        with progress() as on_result:
+            summary = run(source, _Replay(spool, alignment, source), open_writers(), max_frames, on_result)
+    return summary, alignment
+
+
+class ResultSpool:
+    """Results on disk, without their images, to be read back once in the same order. A context manager."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def __enter__(self) -> ResultSpool:
+        self._file = tempfile.TemporaryFile(dir=self._folder)  # has no name: nothing is left behind, whatever happens
+        self._stream = gzip.GzipFile(fileobj=self._file, mode="wb", compresslevel=1)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.close()
+        self._file.close()
+
+    def write(self, result: FrameResult) -> None:
+        """Raises OSError where the disk is full."""
+        frame = replace(result.frame, image=np.empty((0, 0, 3), np.uint8))
+        pickle.dump(replace(result, frame=frame), self._stream, pickle.HIGHEST_PROTOCOL)
+
+    def rewind(self) -> None:
+        """From now on `read`."""
+        self._stream.close()
+        self._file.seek(0)
+        self._stream = gzip.GzipFile(fileobj=self._file, mode="rb")
+
+    def read(self) -> FrameResult:
+        return pickle.load(self._stream)  # our own file, which nobody else can open
+
+
+class _Recording:
+    """A pipeline whose results are kept."""
+
+    def __init__(self, pipeline: Pipe, spool: ResultSpool):
+        self._pipeline, self._spool = pipeline, spool
+
+    def push(self, frame: Frame) -> FrameResult:
+        result = self._pipeline.push(frame)
+        self._spool.write(result)
+        return result
+
+
+class _Replay:
+    """The results that were kept, with their images again and as the alignment corrects them."""
+
+    def __init__(self, spool: ResultSpool, alignment: GlobalAlignment, source: FrameSource):
+        self._spool, self._alignment, self._source = spool, alignment, source
+        spool.rewind()
+
+    def push(self, frame: Frame) -> FrameResult:
+        try:
+            result = self._spool.read()
+        except EOFError:
+            result = None
+        if result is None or result.frame.stamp_ns != frame.stamp_ns:
+            raise SourceError(f"'{self._source.path}' changed while it was read: frame {frame.index} is another")
+        return self._alignment.frames[frame.index].applied(replace(result, frame=frame))

@@ -1,0 +1,126 @@
+"""What is said about each result, and on which topic; for a publisher or a bag writer alike. Knows no node."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from easi3r_ros.core.clouds import split_cloud
+from easi3r_ros.core.config import CloudConfig
+from easi3r_ros.core.types import FrameResult, TrackingState
+from easi3r_ros.messages import conversions as messages
+from easi3r_ros.messages.conversions import StampedPose, twist_between
+from easi3r_ros.messages.message_types import (
+    CameraInfo,
+    Header,
+    Image,
+    Odometry,
+    Path,
+    PointCloud2,
+    PoseStamped,
+    PoseWithCovarianceStamped,
+    TransformStamped,
+    WindowStatus,
+)
+
+TOPICS = {  # name under ~/ -> message class
+    "mask": Image,
+    "mask/camera_info": CameraInfo,
+    "probability": Image,
+    "depth": Image,
+    "depth/camera_info": CameraInfo,
+    "points/static": PointCloud2,
+    "points/dynamic": PointCloud2,
+    "pose": PoseWithCovarianceStamped,
+    "odometry": Odometry,
+    "path": Path,
+    "status": WindowStatus,
+}
+CUES = ("attention", "geometry", "head", "fused")  # which of them there are depends on backbone and configuration
+DEBUG_TOPICS = {f"evidence/{cue}": Image for cue in CUES}  # at the backbone's size; not for recordings
+
+
+class ResultMessages:
+    """Makes the messages about results, one result after the other; keeps the path and the last pose.
+
+    map_frame: the frame of poses. path_length: poses kept.
+    """
+
+    def __init__(self, map_frame: str, path_length: int, clouds: CloudConfig):
+        self._map_frame = map_frame
+        self._path: deque[PoseStamped] = deque()
+        self._last: StampedPose | None = None
+        self.reconfigure(path_length, clouds)
+
+    def reconfigure(self, path_length: int, clouds: CloudConfig) -> None:
+        """Apply changed live settings."""
+        self._clouds = clouds
+        self._path = deque(self._path, maxlen=path_length)
+
+    def restart(self) -> None:
+        """A new world: what was said about the old one does not belong to it."""
+        self._path.clear()
+        self._last = None
+
+    def transform(self, result: FrameResult, header: Header) -> TransformStamped | None:
+        """map -> camera; None while tracking is lost."""
+        if result.state is TrackingState.LOST:
+            return None
+        return messages.transform_message(result.world_from_cam, self._in_map(header), header.frame_id)
+
+    def make(
+        self, result: FrameResult, header: Header, camera_info: CameraInfo | None, wanted: Callable[[str], bool]
+    ) -> Iterator[tuple[str, Any]]:
+        """(name in TOPICS or DEBUG_TOPICS, message) of what is `wanted`, but the status; for every result, in order.
+
+        header, camera_info: as received with the image. Nothing is said about the pose while tracking is lost: a held
+        pose with a new stamp would tell a robot that it stands still.
+        """
+        yield from self._images(result, header, camera_info, wanted)
+        yield from self._points(result, header, wanted)
+        if result.state is not TrackingState.LOST:
+            yield from self._poses(result, header, wanted)
+
+    def _in_map(self, header: Header) -> Header:
+        return Header(stamp=header.stamp, frame_id=self._map_frame)
+
+    def _images(
+        self, result: FrameResult, header: Header, camera_info: CameraInfo | None, wanted: Callable[[str], bool]
+    ) -> Iterator[tuple[str, Any]]:
+        if wanted("mask"):
+            yield "mask", messages.mask_message(result.mask, header)
+        if wanted("probability"):
+            yield "probability", messages.image_message(result.probability, "32FC1", header)
+        if wanted("depth"):
+            yield "depth", messages.image_message(result.depth, "32FC1", header)
+        for cue in CUES:
+            if cue in result.evidence and wanted(f"evidence/{cue}"):
+                yield f"evidence/{cue}", messages.image_message(result.evidence[cue], "32FC1", header)
+        height, width = result.mask.shape
+        for name in ("mask/camera_info", "depth/camera_info"):
+            if wanted(name):
+                yield name, messages.camera_info_message(header, (width, height), result.K, camera_info)
+
+    def _points(
+        self, result: FrameResult, header: Header, wanted: Callable[[str], bool]
+    ) -> Iterator[tuple[str, PointCloud2]]:
+        names = [name for name in ("points/static", "points/dynamic") if wanted(name)]
+        if not names:
+            return
+        static, dynamic = split_cloud(result, self._clouds)
+        for name in names:
+            yield name, messages.cloud_message(static if name == "points/static" else dynamic, header)
+
+    def _poses(self, result: FrameResult, header: Header, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Any]]:
+        in_map = self._in_map(header)
+        now = StampedPose(result.frame.stamp_ns, result.world_from_cam, result.covariance)
+        pose = messages.pose_message(now.world_from_cam, now.covariance, in_map)
+        last, self._last = self._last, now
+        self._path.append(PoseStamped(header=in_map, pose=pose.pose.pose))
+        if wanted("pose"):
+            yield "pose", pose
+        if wanted("odometry"):
+            yield "odometry", messages.odometry_message(pose, header.frame_id, *twist_between(last, now))
+        if wanted("path"):
+            yield "path", Path(header=in_map, poses=list(self._path))

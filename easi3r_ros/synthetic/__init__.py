@@ -1,5 +1,0 @@
-"""Procedural scenes with ground truth: for tests, the demo and training."""
-
-from easi3r_ros.synthetic.render import Clip, RenderedFrame, iter_frames, render_clip, stack_frames
-
-__all__ = ["Clip", "RenderedFrame", "iter_frames", "render_clip", "stack_frames"]

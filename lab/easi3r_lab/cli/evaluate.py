@@ -1,0 +1,184 @@
+"""`easi3r eval`: figures on clips whose truth is known."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from easi3r_ros.core.config import BackboneConfig
+
+app = typer.Typer(help="Accuracy on clips whose truth is known; docs/accuracy.md is made of it.", no_args_is_help=True)
+
+COLUMNS = (
+    ("JM", "jm", 2),
+    ("JR", "jr", 2),
+    ("FP %", "false_percent", 2),
+    ("AbsRel", "abs_rel", 3),
+    ("d<1.25", "delta_125", 2),
+    ("depth", "depth_coverage", 2),
+    ("ATE %", "ate_percent", 2),
+    ("RPE deg", "rpe_degrees", 3),
+    ("RPE %", "rpe_percent", 1),
+    ("FPS", "fps", 1),
+)
+MOVING = "tabletop,walkers,traffic,handheld,crowd"
+PRESETS = f"static,{MOVING}"
+PAIR_COLUMNS = (
+    ("AbsRel", "abs_rel", 3),
+    ("d<1.25", "delta_125", 2),
+    ("depth", "coverage", 2),
+    ("rotation deg", "rotation", 2),
+    ("median", "rotation_median", 2),
+    ("if none", "rotation_if_none", 2),
+    ("direction deg", "direction", 1),
+    ("pairs", "pairs", 0),
+)
+
+
+@app.command()
+def synthetic(
+    presets: Annotated[str, typer.Option(help="Comma-separated names of rendered scenes.")] = PRESETS,
+    backbones: Annotated[str, typer.Option(help="Comma-separated: classical, tiny.")] = "classical,tiny",
+    seeds: Annotated[str, typer.Option(help="Comma-separated; no training or tuning uses 100 and above.")] = "101,102",
+    frames: Annotated[int, typer.Option(help="Length of each clip at 30 Hz, 320 x 240.", min=10)] = 60,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per row instead of a table.")] = False,
+) -> None:
+    """Masks, cues, depth and camera on rendered clips, with their movers frozen as a control, beside baselines."""
+    import torch
+
+    from easi3r_lab.eval.synthetic_table import rows
+    from easi3r_ros.core.config import PipelineConfig, with_settings
+
+    torch.set_num_threads(1)
+    configs = {
+        name: with_settings(PipelineConfig(), {"backbone.name": name}) for name in _names(backbones, "--backbones")
+    }
+    chosen = [_number(text) for text in _names(seeds, "--seeds")]
+    collected = []
+    for row in rows(_names(presets, "--presets"), chosen, frames, configs):
+        collected.append(row)
+        if as_json:
+            typer.echo(json.dumps(_rounded(row.as_dict())))
+    if not as_json:
+        _print(collected)
+
+
+@app.command()
+def pairs(
+    backbones: Annotated[str, typer.Option(help="Comma-separated: classical, tiny.")] = "classical,tiny",
+    long_side: Annotated[int, typer.Option(help="Of the rendered images, pixels; a multiple of 32.", min=32)] = 96,
+) -> None:
+    """Depth and relative pose of single pairs of views, on scenes like those of `train` that it never sees."""
+    import torch
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from easi3r_lab.training.pair_accuracy import pair_accuracy
+    from easi3r_ros.core.backbone import build_backbone
+
+    if long_side % 32:
+        raise typer.BadParameter(f"--long-side is {long_side}, must be a multiple of 32")
+    torch.set_num_threads(1)
+    table = Table(box=box.MARKDOWN)
+    for heading in ("backbone", "camera_info", *(title for title, _, _ in PAIR_COLUMNS)):
+        table.add_column(heading, no_wrap=True)
+    for name in _names(backbones, "--backbones"):
+        for known in (True, False):
+            with torch.inference_mode():
+                figures = pair_accuracy(build_backbone(_backbone(name)), long_side, known)
+            row = (_text(figures[key], digits) for _, key, digits in PAIR_COLUMNS)
+            table.add_row(name, "yes" if known else "no", *row)
+    Console(width=160).print(table)
+
+
+@app.command()
+def attention(
+    checkpoint: Annotated[str, typer.Option(help="A DUSt3R-architecture checkpoint; empty: the embedded tiny.")] = "",
+    presets: Annotated[str, typer.Option(help="Comma-separated names of rendered scenes with movers.")] = MOVING,
+    seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "101,102",
+    frames: Annotated[int, typer.Option(help="Length of each clip.", min=10)] = 20,
+    rate: Annotated[float, typer.Option(help="Frames per second; the published graph reaches 9 frames.")] = 10.0,
+) -> None:
+    """Whether a network's cross-attention knows what moves: AUC of Easi3R's four maps, with frozen movers beside."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from easi3r_lab.eval.attention_effect import attention_effect
+    from easi3r_lab.eval.synthetic_clips import ClipSpec, render
+    from easi3r_ros.core.backbone import build_backbone
+    from easi3r_ros.core.config import BackboneConfig
+
+    backbone = build_backbone(BackboneConfig(name="dust3r" if checkpoint else "tiny", checkpoint=checkpoint))
+    table = Table("clip", "seed", "movers", box=box.MARKDOWN)
+    for preset in _names(presets, "--presets"):
+        for seed in (_number(text) for text in _names(seeds, "--seeds")):
+            for frozen in (False, True):
+                spec = ClipSpec(preset, seed, frames, rate=rate, frozen=frozen)
+                auc = attention_effect(spec, render(spec), backbone).auc
+                if not table.rows:
+                    for name in auc:
+                        table.add_column(name, no_wrap=True)
+                table.add_row(preset, str(seed), "frozen" if frozen else "moving", *(_text(v, 2) for v in auc.values()))
+    Console(width=160).print(table)
+
+
+def _backbone(name: str) -> BackboneConfig:
+    from easi3r_ros.core.config import PipelineConfig, with_settings
+
+    return with_settings(PipelineConfig(), {"backbone.name": name}).backbone
+
+
+def _names(text: str, option: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise typer.BadParameter(f"{option} is empty")
+    return names
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"--seeds: '{text}' is no whole number") from None
+
+
+def _rounded(value: Any) -> Any:
+    """JSON knows no nan; four digits are enough."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, float):
+        return None if math.isnan(value) else round(value, 4)
+    return value
+
+
+def _print(collected: list) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    figures, cues = Table(box=box.MARKDOWN), Table(box=box.MARKDOWN)
+    for heading in ("clip", "backbone", *(title for title, _, _ in COLUMNS), "frozen FP %"):
+        figures.add_column(heading, no_wrap=True)
+    for heading in ("clip", "map", "AUC", "frozen AUC", "JM, best threshold"):
+        cues.add_column(heading, no_wrap=True)
+    for row in collected:
+        if row.figures:
+            values = [_text(row.figures[name], digits) for _, name, digits in COLUMNS]
+            figures.add_row(row.preset, row.method, *values, _text(row.frozen_false_percent, 2))
+        for name, cue in row.cues.items():
+            label = name if row.method == "baselines" else f"{row.method}: {name}"
+            frozen = row.frozen_auc.get(name, float("nan"))
+            cues.add_row(row.preset, label, _text(cue.auc, 3), _text(frozen, 3), _text(cue.jm, 2))
+    console = Console(width=160)
+    console.print(figures)
+    console.print(cues)
+
+
+def _text(value: float, digits: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"

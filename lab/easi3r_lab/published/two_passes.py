@@ -1,0 +1,92 @@
+"""The published pipeline over a whole clip at once: two passes over a pair graph, masks from the second (METHOD 3-6).
+
+The streaming counterpart is `pipeline`; this one is what results of the paper are compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from easi3r_ros.core.backbone import Backbone
+from easi3r_ros.core.motion.attention import (
+    WINDOW_SCOPE,
+    AttentionMotion,
+    FrameStatistics,
+    Grouping,
+    aggregate,
+    attention_motion,
+    attention_of,
+    fuse,
+)
+from easi3r_ros.core.motion.clustering import Partition, best_threshold, cluster_tokens, partitions
+from easi3r_ros.core.types import Edge, Features, NetworkInput, PairGeometry
+
+PUBLISHED_CLUSTERS = 64
+
+
+@dataclass(frozen=True)
+class MotionAnalysis:
+    """From attention statistics to masks, with every intermediate."""
+
+    statistics: FrameStatistics
+    motion: AttentionMotion
+    candidates: tuple[Partition, ...]  # multi-Otsu with 2, 3, 4 classes
+    threshold: float
+    masks: dict[int, Tensor]  # frame index -> (h, w) bool, eq. 16
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    features: dict[int, Features]
+    first: MotionAnalysis
+    second: MotionAnalysis
+    geometry: list[PairGeometry]  # of the second pass, in the order of the edges
+
+
+def run_batch(
+    backbone: Backbone, images: Iterable[NetworkInput], edges: Sequence[Edge], group: Grouping | None = None
+) -> BatchResult:
+    """Both passes over a clip. Every frame is encoded once, every pair decoded twice.
+
+    edges: frame indices of ordered pairs, see `graph`. group: the clustering; None: the published k-means.
+    Raises ValueError if an edge names a frame that is not there, or if no frame has two partners in both roles.
+    """
+    features = {image.frame.index: backbone.encode(image) for image in images}
+    first = analyse_motion(features, decode_edges(backbone, features, edges), group)
+    geometry = decode_edges(backbone, features, edges, first.masks)
+    return BatchResult(features, first, analyse_motion(features, geometry, group), geometry)
+
+
+def decode_edges(
+    backbone: Backbone,
+    features: Mapping[int, Features],
+    edges: Sequence[Edge],
+    masks: Mapping[int, Tensor] | None = None,
+) -> list[PairGeometry]:
+    """One pass over the pairs. Raises ValueError if an edge names a frame that is not there."""
+    if unknown := sorted({frame for edge in edges for frame in edge} - features.keys()):
+        raise ValueError(f"the pair graph names frames that were not given: {unknown}")
+    return backbone.decode([(features[a], features[b]) for a, b in edges], masks)
+
+
+def analyse_motion(
+    features: Mapping[int, Features], pairs: Iterable[PairGeometry], group: Grouping | None = None
+) -> MotionAnalysis:
+    """Masks from the attention of decoded pairs, exactly as published. Raises ValueError as `run_batch`."""
+    statistics = aggregate(attention_of({pair.edge: pair.evidence for pair in pairs}), features)
+    if statistics is None:
+        raise ValueError("no frame has two partners both as source and as reference: use more frames or a denser graph")
+    maps, _ = fuse(statistics, WINDOW_SCOPE)
+    motion = attention_motion(maps, features, group or _published_clusters)
+    candidates = tuple(partitions(motion.upsampled.numpy()))
+    threshold = best_threshold(candidates)
+    masks = {frame: motion.upsampled[i] > threshold for i, frame in enumerate(motion.frames)}  # eq. 16
+    return MotionAnalysis(statistics, motion, candidates, threshold, masks)
+
+
+def _published_clusters(tokens: Sequence[Tensor]) -> torch.Tensor:
+    return cluster_tokens(tokens, PUBLISHED_CLUSTERS)

@@ -1,0 +1,121 @@
+"""What a rendered world is made of: parts with a shape, a texture and a motion; objects; a light; a camera.
+
+World frame: x forward, y left, z up, metres (REP-103). Camera frame: x right, y down, z forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from easi3r_lab.synthetic.shapes import Shape
+from easi3r_lab.synthetic.textures import Texture
+
+Motion = Callable[[float], np.ndarray]  # seconds -> (4, 4) float64 world_from_something
+
+
+@dataclass(frozen=True)
+class Part:
+    """One rigid piece of an object."""
+
+    shape: Shape
+    textures: tuple[Texture, ...]  # one for all faces, or one per face of the shape
+    world_from_part: Motion
+
+
+@dataclass(frozen=True)
+class Occluder:
+    """The ellipsoid or box that stands for an object when the shadow that it casts is computed."""
+
+    half: tuple[float, float, float]  # semi-axes, metres
+    world_from_occluder: Motion
+    box: bool = False
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """Parts that belong together. `moving` objects make the dynamic mask."""
+
+    name: str
+    parts: tuple[Part, ...]
+    moving: bool = False
+    occluder: Occluder | None = None
+
+
+@dataclass(frozen=True)
+class Light:
+    """A lamp and the light that comes from everywhere."""
+
+    position: tuple[float, float, float]  # world, metres
+    lamp: float = 1.0  # irradiance from the lamp on a facing surface at `reach`
+    ambient: float = 0.6
+    reach: float = 3.0  # metres; beyond it the lamp fades
+
+
+@dataclass(frozen=True)
+class Sky:
+    """The open air: a sun instead of a lamp, shadows that it casts, and what is seen where there is nothing."""
+
+    sun: tuple[float, float, float]  # direction towards it, world
+    strength: float = 1.2  # irradiance on a facing surface
+    ambient: float = 0.55
+    shadow: float = 0.75  # how much of the sun a shadow takes
+    softness: float = 0.1  # of the shadow's edge, as share of what casts it
+    zenith: tuple[float, float, float] = (0.20, 0.38, 0.72)  # linear RGB
+    horizon: tuple[float, float, float] = (0.72, 0.78, 0.86)
+    clouds: float = 0.8
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole camera without distortion."""
+
+    world_from_cam: Motion
+    horizontal_fov: float = 62.0  # degrees
+    noise: float = 1.5  # standard deviation of the sensor noise, grey levels of 255
+
+
+@dataclass(frozen=True)
+class Scene:
+    objects: tuple[SceneObject, ...]
+    camera: Camera
+    light: Light | Sky  # under a lamp, the scene must be closed: no ray may leave it
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return tuple(part for item in self.objects for part in item.parts)
+
+    def instance_of_part(self) -> np.ndarray:
+        """(P,) int32: 0 for parts of the static world, else the number of the moving object, from 1."""
+        ids, moving = [], 0
+        for item in self.objects:
+            moving += item.moving
+            ids += [moving if item.moving else 0] * len(item.parts)
+        return np.array(ids, dtype=np.int32)
+
+
+@dataclass(frozen=True)
+class View:
+    """A camera and the parts of a scene at one instant."""
+
+    K: np.ndarray  # (3, 3)
+    world_from_cam: np.ndarray  # (4, 4)
+    world_from_part: np.ndarray  # (P, 4, 4)
+
+
+def view_of(scene: Scene, seconds: float, size: tuple[int, int]) -> View:
+    """Camera and objects at a time; size: (W, H) of the image."""
+    return View(
+        intrinsics(size, scene.camera.horizontal_fov),
+        scene.camera.world_from_cam(seconds),
+        np.stack([part.world_from_part(seconds) for part in scene.parts]),
+    )
+
+
+def intrinsics(size: tuple[int, int], horizontal_fov: float) -> np.ndarray:
+    """(3, 3) float64 K of an image of `size` (W, H): integer pixel centres, principal point in the image's middle."""
+    width, height = size
+    focal = width / 2 / np.tan(np.radians(horizontal_fov) / 2)
+    return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])

@@ -1,0 +1,159 @@
+"""The order of the stages, with a backbone that knows the truth of a rendered clip."""
+
+import numpy as np
+import pytest
+import torch
+from easi3r_lab.synthetic import render_clip
+from easi3r_lab.synthetic.true_pairs import simulate_pair
+
+from easi3r_ros.core.backbone import Backbone
+from easi3r_ros.core.clouds import split_cloud
+from easi3r_ros.core.config import CloudConfig, ConfigError, PipelineConfig, with_settings
+from easi3r_ros.core.pipeline import FrameSizeChanged, Pipeline
+from easi3r_ros.core.types import (
+    Features,
+    Frame,
+    InputSpec,
+    PairEvidence,
+    PairGeometry,
+    PairMotion,
+    Partners,
+    TrackingState,
+)
+
+SIZE = (192, 144)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return render_clip("walkers", seed=3, frames=12, size=SIZE, rate=10.0)
+
+
+class Oracle(Backbone):
+    """Answers every pair from the clip's truth; movers have 20 sigma, the rest none."""
+
+    name, input_spec, default_partners = "oracle", InputSpec(192), Partners(steps=(1, 3))
+
+    def __init__(self, clip):
+        self.clip, self.rng, self.calls = clip, np.random.default_rng(0), []
+
+    def encode(self, image):
+        return Features(image, torch.zeros(1, 1), (1, 1))
+
+    def decode(self, pairs, masks=None):
+        self.calls.append(masks)
+        return [self._answer(a.index, b.index) for a, b in pairs]
+
+    def _answer(self, a, b):
+        pair = simulate_pair(self.clip, a, b, self.rng)
+        motion = PairMotion(*(torch.from_numpy(20.0 * self.clip.masks[i].astype(np.float32)) for i in (a, b)))
+        fields = (pair.points_a, pair.points_b, pair.conf_a, pair.conf_b)
+        return PairGeometry(a, b, *fields, PairEvidence(motion=motion))
+
+
+def frame_of(clip, index, **changes):
+    values = dict(index=index, stamp_ns=clip.stamp_ns(index), frame_id="camera", image=clip.images[index], K=clip.K)
+    return Frame(**values | changes)
+
+
+def test_one_result_per_frame_from_the_first_on(clip):
+    oracle = Oracle(clip)
+    pipeline = Pipeline(PipelineConfig(), oracle)
+    results = [pipeline.push(frame_of(clip, i)) for i in range(len(clip))]
+    assert [r.frame.index for r in results] == list(range(len(clip)))
+    assert results[0].state is TrackingState.INITIALISING
+    assert not results[0].mask.any() and results[-1].state is TrackingState.TRACKING
+    last = results[-1]
+    assert last.mask.shape == last.depth.shape == last.probability.shape == SIZE[::-1]
+    overlap = (last.mask & clip.masks[11]).sum() / (last.mask | clip.masks[11]).sum()
+    assert overlap > 0.7  # the cue takes off a margin that real flow smears and the oracle does not
+    assert last.window == tuple(range(2, 12))
+    assert set(last.latency_ms) == {
+        "preprocess", "encode", "decode", "motion", "decode_masked", "motion_masked", "alignment", "output",
+    }  # fmt: skip
+
+
+def test_second_pass_sees_the_masks_of_both_frames_and_can_be_switched_off(clip):
+    oracle = Oracle(clip)
+    pipeline = Pipeline(PipelineConfig(), oracle)
+    pipeline.push(frame_of(clip, 0))
+    pipeline.push(frame_of(clip, 1))
+    assert oracle.calls[0] is None and set(oracle.calls[1]) == {0, 1}
+    once = Oracle(clip)
+    pipeline = Pipeline(with_settings(PipelineConfig(), {"motion.second_pass": False}), once)
+    for i in range(3):
+        pipeline.push(frame_of(clip, i))
+    assert all(masks is None for masks in once.calls)
+
+
+def test_live_settings_apply_without_a_new_world(clip):
+    oracle = Oracle(clip)
+    pipeline = Pipeline(PipelineConfig(), oracle)
+    for i in range(4):
+        before = pipeline.push(frame_of(clip, i))
+    pipeline.reconfigure(with_settings(PipelineConfig(), {"motion.second_pass": False}))
+    oracle.calls.clear()
+    after = pipeline.push(frame_of(clip, 4))
+    assert oracle.calls == [None] and after.window == (*before.window, 4)
+    assert after.state is TrackingState.TRACKING
+
+
+def test_out_of_memory_means_fewer_pairs_not_a_crash(clip, caplog):
+    class Small(Oracle):
+        default_partners = Partners(steps=(1, 2, 3, 4))
+
+        def decode(self, pairs, masks=None):
+            if len(pairs) > 4:
+                raise torch.cuda.OutOfMemoryError("simulated")
+            return super().decode(pairs, masks)
+
+    pipeline = Pipeline(PipelineConfig(), Small(clip))
+    results = [pipeline.push(frame_of(clip, i)) for i in range(6)]
+    assert results[-1].state is TrackingState.TRACKING
+    assert [r.message for r in caplog.records] == [
+        "the GPU is out of memory: each frame is paired with 2 others only from now on"
+    ]
+
+
+def test_reset_starts_a_new_world(clip):
+    pipeline = Pipeline(PipelineConfig(), Oracle(clip))
+    first = [pipeline.push(frame_of(clip, i)) for i in range(4)]
+    pipeline.reset()
+    again = pipeline.push(frame_of(clip, 0))
+    assert np.array_equal(again.world_from_cam, first[0].world_from_cam) and again.window == (0,)
+
+
+def test_a_new_image_size_is_an_error_until_reset(clip):
+    pipeline = Pipeline(PipelineConfig(), Oracle(clip))
+    pipeline.push(frame_of(clip, 0))
+    other = frame_of(clip, 1, image=np.zeros((48, 64, 3), np.uint8))
+    with pytest.raises(FrameSizeChanged, match="192 x 144 to 64 x 48"):
+        pipeline.push(other)
+    pipeline.reset()
+    assert pipeline.push(other).mask.shape == (48, 64)
+
+
+@pytest.mark.parametrize("image", [np.zeros((48, 64), np.uint8), np.zeros((48, 64, 3), np.float32)])
+def test_other_images_are_refused(clip, image):
+    with pytest.raises(ValueError, match="uint8 RGB"):
+        Pipeline(PipelineConfig(), Oracle(clip)).push(frame_of(clip, 0, image=image))
+
+
+def test_a_cue_without_evidence_is_refused(clip):
+    with pytest.raises(ConfigError, match="use 'geometry'"):
+        Pipeline(with_settings(PipelineConfig(), {"motion.cue": "attention"}), Oracle(clip))
+
+
+def test_clouds_lie_on_the_surfaces_and_split_by_the_mask(clip):
+    pipeline = Pipeline(PipelineConfig(), Oracle(clip))
+    for i in range(6):
+        result = pipeline.push(frame_of(clip, i))
+    static, dynamic = split_cloud(result, CloudConfig(stride=3))
+    pixels = static.xyz[:, :2] / static.xyz[:, 2:] * clip.K[[0, 1], [0, 1]] + clip.K[:2, 2]
+    u, v = pixels.round().astype(int).T
+    assert np.abs(pixels - pixels.round()).max() < 1e-2 and set(u % 3) == {1}
+    assert not result.mask[v, u].any() and np.array_equal(static.rgb, result.frame.image[v, u])
+    assert np.allclose(static.xyz[:, 2], result.depth[v, u])
+    assert len(dynamic.xyz) > 0 and np.isfinite(dynamic.xyz).all()
+    near, _ = split_cloud(result, CloudConfig(stride=3, max_depth=float(np.nanmedian(result.depth))))
+    assert 0 < len(near.xyz) < len(static.xyz)
