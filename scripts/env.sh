@@ -32,6 +32,7 @@ fi
 export VIRTUAL_ENV="$_easi3r_root/.venv"
 _easi3r_prepend PATH "$VIRTUAL_ENV/bin"
 # Before the install space, so that an edit of the checkout takes effect without a build.
+_easi3r_prepend PYTHONPATH "$_easi3r_root/lab"
 _easi3r_prepend PYTHONPATH "$_easi3r_root"
 
 # Demo and tests talk to this machine only; a robot sources install/setup.bash instead and keeps its own settings.

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from easi3r_ros.core.dust3r.generated import canonical_name, generated_tensor
+from easi3r_ros.core.dust3r.checkpoints import canonical_name
+from easi3r_ros.core.dust3r.generated import generated_tensor
 
 
 def test_values_depend_on_name_and_salt_only():

@@ -23,7 +23,6 @@ class Backbone(ABC):
     metric: bool = False  # pointmaps are in metres
     detail: int = 1  # pixels; its pointmaps have no finer structure
     has_attention: bool = False  # pairs carry PairAttention (networks), else PairMotion
-    has_motion_head: bool = False  # pairs carry PairMotionHead
 
     @abstractmethod
     def encode(self, image: NetworkInput) -> Features:
@@ -51,10 +50,6 @@ def build_backbone(config: BackboneConfig) -> Backbone:
         from easi3r_ros.core.classical import ClassicalBackbone
 
         return ClassicalBackbone(config.horizontal_fov)
-    if name == "tiny":
-        from easi3r_lab.tiny import TinyBackbone
-
-        return TinyBackbone.embedded(config)
     if not config.checkpoint:
         raise ConfigError(
             "backbone.name is 'dust3r' but backbone.checkpoint is empty: name a file (see `easi3r weights`)"

@@ -40,8 +40,8 @@ class PreprocessConfig:
 class BackboneConfig:
     name: str = setting(
         "auto",
-        "auto: a network if a checkpoint is given, else classical; tiny: the network that comes with the package.",
-        choices=("auto", "classical", "tiny", "dust3r"),
+        "auto: a network if a checkpoint is given, else classical.",
+        choices=("auto", "classical", "dust3r"),
     )
     checkpoint: str = setting("", "DUSt3R-architecture checkpoint: a .pth, .safetensors or hub folder.")
     device: str = setting("auto", "auto: the first CUDA device if there is one, else cpu.")
@@ -57,9 +57,6 @@ class BackboneConfig:
         high=150.0,
     )
     batch_size: int = setting(4, "Pairs decoded at once; bounds the peak memory.", low=1, high=64)
-    mirror: bool = setting(
-        True, "tiny looks twice, the second time in a mirror: better depth and pose at 0.7 of the rate."
-    )
 
 
 @dataclass(frozen=True)
@@ -74,9 +71,9 @@ class WindowConfig:
 class MotionConfig:
     cue: str = setting(
         "auto",
-        "Where motion evidence comes from. attention: the paper; geometry: flow against the rigid motion; head: the "
-        "network's own; fused: geometry and head or attention; auto: fused for networks, else geometry.",
-        choices=("auto", "attention", "geometry", "head", "fused"),
+        "Where motion evidence comes from. attention: the paper; geometry: flow against the rigid motion; "
+        "fused: both; auto: fused for networks, else geometry.",
+        choices=("auto", "attention", "geometry", "fused"),
     )
     mode: str = setting(
         "stream",

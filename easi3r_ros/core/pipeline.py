@@ -120,7 +120,7 @@ class Pipeline:
         return self._cue.estimate(self._window.features, self._window.evidence)
 
     def _build_cue(self, config: PipelineConfig) -> MotionCue:
-        return build_cue(config.motion, self.backbone.has_attention, self.backbone.has_motion_head)
+        return build_cue(config.motion, self.backbone.has_attention)
 
     def _use_fewer_pairs(self) -> bool:
         """Whether there was something left to save."""

@@ -109,20 +109,11 @@ class PairMotion:
 
 
 @dataclass(frozen=True)
-class PairMotionHead:
-    """What a network's motion head says of a pair: log-odds that a pixel moves against the static world."""
-
-    a: torch.Tensor  # (h, w) float32 logits, lives on frame a
-    b: torch.Tensor  # (h, w) float32 logits, lives on frame b
-
-
-@dataclass(frozen=True)
 class PairEvidence:
     """What a pair says about motion; small enough to be kept for every pair of the window."""
 
     attention: PairAttention | None = None  # networks
     motion: PairMotion | None = None  # measured, by the backbone or from its pointmaps
-    head: PairMotionHead | None = None  # networks with a motion head
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ TOPICS = {  # name under ~/ -> message class
     "path": Path,
     "status": WindowStatus,
 }
-CUES = ("attention", "geometry", "head", "fused")  # which of them there are depends on backbone and configuration
+CUES = ("attention", "geometry", "fused")  # which of them there are depends on backbone and configuration
 DEBUG_TOPICS = {f"evidence/{cue}": Image for cue in CUES}  # at the backbone's size; not for recordings
 
 

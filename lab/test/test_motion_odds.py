@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 from easi3r_lab.synthetic import render_clip
+from easi3r_ros.core.motion.head import HeadOdds
 from helpers_classical import network_input
 from helpers_motion import SimulatedNetwork, frame_of
 
 from easi3r_ros.core.config import ConfigError, MotionConfig, PipelineConfig, with_settings
 from easi3r_ros.core.motion import build_cue
 from easi3r_ros.core.motion.attention import AttentionCue, AttentionOdds
-from easi3r_ros.core.motion.head import HeadOdds
 from easi3r_ros.core.motion.odds import MOST_LOG_ODDS, OddsCue, OddsSource, carried_along, flow_to_earlier
 from easi3r_ros.core.pipeline import Pipeline
 from easi3r_ros.core.types import Features, PairEvidence, PairMotion, PairMotionHead

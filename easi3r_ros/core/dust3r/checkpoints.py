@@ -21,7 +21,6 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from easi3r_ros.core.dust3r.generated import canonical_name
 from easi3r_ros.core.dust3r.network import Dust3rNetwork, NetworkConfig
 
 log = logging.getLogger(__name__)
@@ -84,7 +83,6 @@ def network_config(arguments: Mapping[str, Any]) -> NetworkConfig:
             patch_size=int(arguments.get("patch_size", 16)),
             mlp_ratio=float(arguments.get("mlp_ratio", 4)),
             rope_base=float(base[1]),
-            motion_head=bool(arguments.get("motion_head", False)),
         )
     except (TypeError, ValueError) as error:
         raise ArgumentError(str(error)) from error
@@ -108,8 +106,7 @@ def constructor_arguments(config: NetworkConfig) -> dict[str, Any]:
         "conf_mode": ["exp", 1, "inf"],
         "mlp_ratio": config.mlp_ratio,
     }
-    arguments |= {theirs: getattr(config, ours) for theirs, ours in SIZES.items()}
-    return arguments | ({"motion_head": True} if config.motion_head else {})
+    return arguments | {theirs: getattr(config, ours) for theirs, ours in SIZES.items()}
 
 
 def _source(value: Any) -> str:
@@ -121,7 +118,7 @@ def _source(value: Any) -> str:
 
 def _check_modes(arguments: Mapping[str, Any]) -> None:
     known = {*SIZES, *WITHOUT_EFFECT, "head_type", "pos_embed", "img_size", "patch_size", "mlp_ratio"}
-    known |= {*MODES, "norm_im2_in_dec", "motion_head"}
+    known |= {*MODES, "norm_im2_in_dec"}
     if unknown := sorted(set(arguments) - known):
         log.warning("checkpoint: unknown constructor arguments are ignored: %s", ", ".join(unknown))
     for name, supported in MODES.items():
@@ -245,6 +242,11 @@ def matched_state(checkpoint: Checkpoint, network: Dust3rNetwork) -> dict[str, t
     missing, superfluous = sorted(wanted.keys() - state.keys()), sorted(found.keys() - wanted.keys())
     _refuse_mismatch(checkpoint.path, missing, superfluous, misshapen)
     return {name: tensor.float() for name, tensor in state.items()}
+
+
+def canonical_name(name: str) -> str:
+    """The first of the two names under which checkpoints list the same DPT tensor; other names unchanged."""
+    return re.sub(r"\.scratch\.layer_rn\.(\d)\.", lambda match: f".scratch.layer{int(match[1]) + 1}_rn.", name)
 
 
 def _renamed(found: Mapping[str, torch.Tensor], wanted: Iterable[str]) -> dict[str, torch.Tensor]:

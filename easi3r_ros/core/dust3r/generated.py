@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from easi3r_ros.core.dust3r.checkpoints import constructor_text
+from easi3r_ros.core.dust3r.checkpoints import canonical_name, constructor_text
 from easi3r_ros.core.dust3r.network import Dust3rNetwork, NetworkConfig
 
 # Chosen so that logits have a standard deviation of 1 to 2 and points stay within 10 units; the first match counts.
@@ -28,11 +27,6 @@ GAINS = (
     ("downstream_head2.proj.weight", 0.4),
 )
 VECTOR_SCALE = 0.02
-
-
-def canonical_name(name: str) -> str:
-    """The first of the two names under which checkpoints list the same DPT tensor; other names unchanged."""
-    return re.sub(r"\.scratch\.layer_rn\.(\d)\.", lambda match: f".scratch.layer{int(match[1]) + 1}_rn.", name)
 
 
 def generated_tensor(name: str, shape: tuple[int, ...], salt: str = "") -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from easi3r_ros.core.backbone import Backbone
 from easi3r_ros.core.config import BackboneConfig, ConfigError
 from easi3r_ros.core.dust3r.checkpoints import load_network
-from easi3r_ros.core.dust3r.network import DecodedPairs, Dust3rNetwork
+from easi3r_ros.core.dust3r.network import Dust3rNetwork
 from easi3r_ros.core.types import (
     Features,
     InputSpec,
@@ -21,7 +21,6 @@ from easi3r_ros.core.types import (
     PairAttention,
     PairEvidence,
     PairGeometry,
-    PairMotionHead,
     Partners,
 )
 
@@ -59,7 +58,6 @@ class Dust3rBackbone(Backbone):
         self._patch = network.config.patch_size
         self.input_spec = InputSpec(max(network.config.image_size), self._patch, network.config.square)
         self.metric = metric
-        self.has_motion_head = network.config.motion_head
 
     @classmethod
     def from_checkpoint(cls, config: BackboneConfig) -> Dust3rBackbone:
@@ -102,7 +100,6 @@ class Dust3rBackbone(Backbone):
         decoded = self.network.decode(tokens_a, tokens_b, pairs[0][0].grid, self._token_masks(pairs, masks))
         points_a, points_b, conf_a, conf_b = (answer.cpu() for answer in self.network.pointmaps(decoded))
         source, reference = decoded.source.cpu(), decoded.reference.cpu()
-        heads = self._motion_heads(decoded) if self.has_motion_head else [None] * len(pairs)
         return [
             PairGeometry(
                 a=a.index,
@@ -112,14 +109,10 @@ class Dust3rBackbone(Backbone):
                 conf_a=conf_a[i],
                 conf_b=conf_b[i],
                 # A copy: evidence outlives the batch, and a view would keep all of it alive.
-                evidence=PairEvidence(attention=PairAttention(source[i].clone(), reference[i].clone()), head=heads[i]),
+                evidence=PairEvidence(PairAttention(source[i].clone(), reference[i].clone())),
             )
             for i, (a, b) in enumerate(pairs)
         ]
-
-    def _motion_heads(self, decoded: DecodedPairs) -> list[PairMotionHead]:
-        logits_a, logits_b = (logits.cpu() for logits in self.network.motion(decoded))
-        return [PairMotionHead(a.clone(), b.clone()) for a, b in zip(logits_a, logits_b, strict=True)]
 
     def _token_masks(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor]) -> tuple[Tensor, Tensor] | None:
         """Masks (B, N) bool of the views a and b; all static for pairs that stay unmasked."""

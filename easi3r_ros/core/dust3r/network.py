@@ -190,13 +190,13 @@ def pointmap(raw: Tensor) -> tuple[Tensor, Tensor]:
 class LinearHead(nn.Module):
     """One linear layer per token; its outputs are the pixels of the patch."""
 
-    def __init__(self, width: int, patch_size: int, channels: int = RAW_CHANNELS):
+    def __init__(self, width: int, patch_size: int):
         super().__init__()
         self.patch_size = patch_size
-        self.proj = nn.Linear(width, channels * patch_size**2)
+        self.proj = nn.Linear(width, RAW_CHANNELS * patch_size**2)
 
     def forward(self, levels: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
-        """The last of `levels` (B, N, C) -> (B, channels, h, w)."""
+        """The last of `levels` (B, N, C) -> (B, 4, h, w)."""
         return F.pixel_shuffle(as_map(self.proj(levels[-1]), grid), self.patch_size)
 
 
@@ -308,7 +308,6 @@ class NetworkConfig:
     patch_size: int = 16
     mlp_ratio: float = 4.0
     rope_base: float = 100.0
-    motion_head: bool = False  # linear heads that say which pixels move between the views; no published model has them
 
     def __post_init__(self) -> None:
         for part in ("encoder", "decoder"):
@@ -365,9 +364,6 @@ class Dust3rNetwork(nn.Module):
         self.dec_blocks2 = _tower(c)
         self.downstream_head1 = _head(c)
         self.downstream_head2 = _head(c)
-        if c.motion_head:
-            self.motion_head1 = LinearHead(c.decoder_width, c.patch_size, channels=1)
-            self.motion_head2 = LinearHead(c.decoder_width, c.patch_size, channels=1)
 
     def cast(self, dtype: torch.dtype) -> Dust3rNetwork:
         """Encoder and decoder in `dtype`; the heads stay float32 (METHOD 2)."""
@@ -419,18 +415,6 @@ class Dust3rNetwork(nn.Module):
         points_a, conf_a = self._regress(self.downstream_head1, decoded.tokens_a, decoded.grid)
         points_b, conf_b = self._regress(self.downstream_head2, decoded.tokens_b, decoded.grid)
         return points_a, points_b, conf_a, conf_b
-
-    def motion(self, decoded: DecodedPairs) -> tuple[Tensor, Tensor]:
-        """Logits (B, h, w) float32 that a pixel of a, and of b, moves in the world between the two views.
-
-        Raises ValueError for a network without motion heads.
-        """
-        if not self.config.motion_head:
-            raise ValueError("this network has no motion heads")
-        last = self.config.decoder_depth
-        logits_a = self.motion_head1([decoded.tokens_a[last].float()], decoded.grid)
-        logits_b = self.motion_head2([decoded.tokens_b[last].float()], decoded.grid)
-        return logits_a[:, 0], logits_b[:, 0]  # (B, 1, h, w) -> (B, h, w)
 
     def _regress(self, head: nn.Module, lists: dict[int, Tensor], grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         levels = [lists[layer].float() for layer in self.config.head_layers]

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from easi3r_ros.core.config import ConfigError, MotionConfig
-from easi3r_ros.core.motion.head import HeadOdds
 from easi3r_ros.core.motion.odds import GeometryOdds, MotionCue, OddsCue, OddsSource
 from easi3r_ros.core.motion.residual import MotionMeter
 
 __all__ = ["MotionCue", "MotionMeter", "build_cue"]
 
 
-def build_cue(config: MotionConfig, has_attention: bool, has_motion_head: bool = False) -> MotionCue:
-    """has_attention, has_motion_head: what the backbone's pairs carry; `MotionMeter` measures motion for all of them.
+def build_cue(config: MotionConfig, has_attention: bool) -> MotionCue:
+    """has_attention: whether the backbone's pairs carry it; `MotionMeter` measures motion for all of them.
 
     Raises ConfigError for a cue that the backbone gives no evidence for.
     """
-    beside = ["head"] * has_motion_head + ["attention"] * has_attention  # what geometry can be fused with, best first
-    available = ["geometry", *beside, *(["fused"] if beside else [])]
+    available = ["geometry", "attention", "fused"] if has_attention else ["geometry"]
     name = available[-1] if config.cue == "auto" else config.cue
     if name not in available:
         usable = " or ".join(f"'{cue}'" for cue in available)
@@ -25,7 +23,7 @@ def build_cue(config: MotionConfig, has_attention: bool, has_motion_head: bool =
         from easi3r_ros.core.motion.attention import AttentionCue
 
         return AttentionCue(config)
-    names = ["geometry", beside[0]] if name == "fused" else [name]
+    names = ["geometry", "attention"] if name == "fused" else [name]
     return OddsCue(name, config, [_source(source, config) for source in names])
 
 
@@ -35,4 +33,4 @@ def _source(name: str, config: MotionConfig) -> OddsSource:
         from easi3r_ros.core.motion.attention import AttentionOdds
 
         return AttentionOdds(config)
-    return GeometryOdds() if name == "geometry" else HeadOdds()
+    return GeometryOdds()
