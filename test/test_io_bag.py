@@ -140,7 +140,7 @@ from easi3r_ros.core.config import CloudConfig
 from easi3r_ros.messages.message_types import WITH_ROS, TFMessage
 from easi3r_ros.messages.results import ResultMessages
 from easi3r_ros.messages.status import BackboneInfo, Timing, status_message
-from easi3r_ros.ros.worker import Counts
+from easi3r_ros.messages.status import Counts
 from easi3r_ros.messages.message_types import type_name
 assert WITH_ROS == (sys.argv[2] == "with")
 results, made = ResultMessages("map", 10, CloudConfig(stride=1)), []

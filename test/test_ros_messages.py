@@ -19,8 +19,8 @@ from easi3r_ros.messages.conversions import UNKNOWN, StampedPose, twist_between
 from easi3r_ros.messages.images import array_from_image, rgb_from_image
 from easi3r_ros.messages.message_types import WITH_ROS, CameraInfo, DiagnosticStatus, Header, WindowStatus
 from easi3r_ros.messages.results import DEBUG_TOPICS, TOPICS, ResultMessages
-from easi3r_ros.messages.status import BackboneInfo, Monitor, Timing, status_message, total_latency_ms
-from easi3r_ros.ros.worker import Counts
+from easi3r_ros.messages.status import BackboneInfo, Counts, Timing, status_message, total_latency_ms
+from easi3r_ros.ros.monitor import Monitor
 
 SECOND = 1_000_000_000
 K = np.array([[50.0, 0, 4], [0, 50, 3], [0, 0, 1]])

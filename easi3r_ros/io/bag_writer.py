@@ -15,8 +15,7 @@ from easi3r_ros.io.writers import ResultWriter, WriteError
 from easi3r_ros.messages.conversions import time_message
 from easi3r_ros.messages.message_types import Header, TFMessage, serialize, type_name, typestore
 from easi3r_ros.messages.results import TOPICS, ResultMessages
-from easi3r_ros.messages.status import BackboneInfo, Timing, status_message
-from easi3r_ros.ros.worker import Counts
+from easi3r_ros.messages.status import BackboneInfo, Counts, Timing, status_message
 
 NODE = "/easi3r"
 MAP_FRAME = "map"

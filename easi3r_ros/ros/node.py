@@ -17,9 +17,10 @@ from std_srvs.srv import SetBool, Trigger
 from easi3r_ros.core.backbone import suit_threads
 from easi3r_ros.core.config import ConfigError
 from easi3r_ros.core.pipeline import Pipeline
-from easi3r_ros.messages.status import BackboneInfo, state_diagnostic
+from easi3r_ros.messages.status import BackboneInfo
 from easi3r_ros.ros import params
 from easi3r_ros.ros.logs import RosLogHandler, Throttle
+from easi3r_ros.ros.monitor import state_diagnostic
 from easi3r_ros.ros.outputs import Outputs
 from easi3r_ros.ros.stream import Stream
 from easi3r_ros.ros.tracker import PipelineFactory, Tracker

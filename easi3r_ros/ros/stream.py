@@ -13,8 +13,9 @@ from rclpy.lifecycle import LifecycleNode
 from easi3r_ros.messages.calibration import CameraModel
 from easi3r_ros.messages.conversions import stamp_ns
 from easi3r_ros.messages.images import ConversionError, rgb_from_compressed, rgb_from_image
-from easi3r_ros.messages.status import BackboneInfo, Monitor, Timing, status_message, total_latency_ms
+from easi3r_ros.messages.status import BackboneInfo, Timing, status_message, total_latency_ms
 from easi3r_ros.ros.inputs import CameraInput, camera_topics
+from easi3r_ros.ros.monitor import Monitor
 from easi3r_ros.ros.outputs import Outputs
 from easi3r_ros.ros.params import NodeConfig
 from easi3r_ros.ros.tracker import Tracker

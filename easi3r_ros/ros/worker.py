@@ -5,20 +5,12 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Generic, TypeVar
 
+from easi3r_ros.messages.status import Counts
+
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What became of the items since `start` or `flush`; received = processed + failed + dropped + still waiting."""
-
-    received: int = 0
-    processed: int = 0
-    failed: int = 0  # `process` raised
-    dropped: int = 0  # replaced by a newer item, or refused because of a pause or a flush
 
 
 class Worker(Generic[Item]):
