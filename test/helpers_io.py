@@ -12,7 +12,8 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from easi3r_ros.core.types import Frame, FrameResult, TrackingState
 from easi3r_ros.messages.conversions import camera_info_message, image_message, time_message
-from easi3r_ros.messages.message_types import CameraInfo, Header, Image, message_class, serialize, typestore
+from easi3r_ros.messages.message_types import CameraInfo, Header, Image
+from easi3r_ros.messages.stand_ins import message_class, serialize, typestore
 
 WIDTH, HEIGHT = 64, 48
 FRAME_ID = "cam_optical"

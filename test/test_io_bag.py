@@ -18,8 +18,8 @@ from easi3r_ros.io.bag_writer import BagWriter
 from easi3r_ros.io.writers import WriteError
 from easi3r_ros.messages.conversions import CLOUD_DTYPE
 from easi3r_ros.messages.images import array_from_image
-from easi3r_ros.messages.message_types import message_class, type_name
 from easi3r_ros.messages.results import TOPICS
+from easi3r_ros.messages.stand_ins import message_class, type_name
 from easi3r_ros.messages.status import BackboneInfo
 
 BACKBONE = BackboneInfo("dust3r", "/weights/model.pth")
@@ -141,7 +141,7 @@ from easi3r_ros.messages.message_types import WITH_ROS, TFMessage
 from easi3r_ros.messages.results import ResultMessages
 from easi3r_ros.messages.status import BackboneInfo, Timing, status_message
 from easi3r_ros.messages.status import Counts
-from easi3r_ros.messages.message_types import type_name
+from easi3r_ros.messages.stand_ins import type_name
 assert WITH_ROS == (sys.argv[2] == "with")
 results, made = ResultMessages("map", 10, CloudConfig(stride=1)), []
 for index in range(3):

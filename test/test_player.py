@@ -111,7 +111,7 @@ def test_camera_info_is_announced_only_if_it_comes(tmp_path):
 
 
 def test_frames_become_camera_messages_with_stamps_of_now(tmp_path):
-    from easi3r_ros.messages.message_types import typestore
+    from easi3r_ros.messages.stand_ins import typestore
 
     folder = tmp_path / "images"
     folder.mkdir()

@@ -13,8 +13,9 @@ from easi3r_ros.core.config import CloudConfig
 from easi3r_ros.core.types import FrameResult
 from easi3r_ros.io.writers import ResultWriter, WriteError
 from easi3r_ros.messages.conversions import time_message
-from easi3r_ros.messages.message_types import Header, TFMessage, serialize, type_name, typestore
+from easi3r_ros.messages.message_types import Header, TFMessage
 from easi3r_ros.messages.results import TOPICS, ResultMessages
+from easi3r_ros.messages.stand_ins import serialize, type_name, typestore
 from easi3r_ros.messages.status import BackboneInfo, Counts, Timing, status_message
 
 NODE = "/easi3r"
