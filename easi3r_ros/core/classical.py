@@ -1,6 +1,8 @@
 """Optical flow and two-view geometry: the backbone that needs no weights.
 
-From the bottom up: dense depth of a view, what is kept of a frame, a pair solved for both of its orders, backbone."""
+From the bottom up: dense depth of a view (triangulated where the flow allows it, filled smoothly where it does not),
+what is kept of a frame, an unordered pair solved once for both of its orders, the backbone.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +44,11 @@ CONFIDENCE_PER_SIGNIFICANCE = 0.05  # confidence 1.2 is a depth known to 25 %, 3
 MOST_CONFIDENT = 6.0
 FARTHEST = 50.0  # median depths: what is called infinity
 NEAREST = 50.0  # inverse median depths: nearer than that is noise
+CELL = 8  # pixels per side of a token
+STRONG_GRADIENT = 50.0  # grey levels per pixel
+FORGETTING = 0.9  # per pair, of what was learned about the focal length: zoom lenses
+MOST_FOCAL_INFORMATION = 0.02**-2  # log focal length: it will never be believed to better than 2 %
+FOV_DEVIATION = 0.4  # of log focal length: how far off the assumed field of view may be
 
 
 @dataclass(frozen=True)
@@ -85,10 +92,6 @@ def dense_inverse_depth(inverse_depth: np.ndarray, weight: np.ndarray, unit: flo
     values = np.maximum((weight * measured + prior * surroundings) / (weight + prior), 1 / FARTHEST)
     confidence = 1 + CONFIDENCE_PER_SIGNIFICANCE * values * np.sqrt(weight)
     return InverseDepth(values, np.minimum(confidence, MOST_CONFIDENT))
-
-
-CELL = 8  # pixels per side of a token
-STRONG_GRADIENT = 50.0  # grey levels per pixel
 
 
 @dataclass
@@ -166,10 +169,6 @@ def typical_inverse_depth(views: tuple[Measured, Measured]) -> float:
     weights = np.concatenate([view.weight[SAMPLE].ravel() for view in views])
     good = (weights > np.median(weights)) & (values > 0)
     return float(np.median(values[good])) if good.any() else 1.0
-
-
-FORGETTING = 0.9  # per pair, of what was learned about the focal length: zoom lenses
-MOST_FOCAL_INFORMATION = 0.02**-2  # log focal length: it will never be believed to better than 2 %
 
 
 @dataclass(frozen=True)
@@ -267,9 +266,6 @@ def _points(inverse_depth: np.ndarray, K: np.ndarray) -> np.ndarray:
     x = (np.arange(width, dtype=np.float32)[None] - np.float32(K[0, 2])) / np.float32(K[0, 0])
     y = (np.arange(height, dtype=np.float32)[:, None] - np.float32(K[1, 2])) / np.float32(K[1, 1])
     return np.stack([x * z, y * z, z], axis=-1)
-
-
-FOV_DEVIATION = 0.4  # of log focal length: how far off the assumed field of view may be
 
 
 class ClassicalBackbone(Backbone):

@@ -1,4 +1,8 @@
-"""A frame's depth map and mask -> the point clouds of what stands and of what moves."""
+"""Static and dynamic points of a frame, and the depth of what moves.
+
+Two views of a mover do not triangulate: its own motion looks like parallax. But people, animals and vehicles stand on
+something, and the depth of that is known right below them.
+"""
 
 from __future__ import annotations
 

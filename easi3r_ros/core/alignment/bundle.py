@@ -19,6 +19,12 @@ from easi3r_ros.core.geometry import hat, invert_se3, se3_exp
 NEAREST = 1e-3  # of a point's depth in its own frame: closer to another camera it would dominate through 1/z
 LARGEST_DEPTH_STEP = 0.5  # of log depth
 FRAMES_AT_ONCE = 32  # bounds the memory of a pass
+NOISE_FLOOR = 3e-4  # radians; flow is not better than a tenth of a pixel, however small the spread
+SETTLED = 0.8  # change of sigma that does not change the outcome any more
+LEAST_DAMPING, MOST_DAMPING = 1e-6, 1e2
+DAMPING_GROWTH, DAMPING_DECAY = 10.0, 0.1
+# The matrix is symmetric and positive; the focal length touches all frames and must be eliminated last.
+ELIMINATION = {"permc_spec": "MMD_AT_PLUS_A", "diag_pivot_thresh": 0.0, "options": {"SymmetricMode": True}}
 
 
 @dataclass(frozen=True)
@@ -190,14 +196,6 @@ def _local_from_global(observer_from_frame: torch.Tensor) -> torch.Tensor:
     matrix[:, :-1, 6 * slots : -1] = own.flatten(1, 2)
     matrix[:, -1, -1] = 1.0
     return matrix
-
-
-NOISE_FLOOR = 3e-4  # radians; flow is not better than a tenth of a pixel, however small the spread
-SETTLED = 0.8  # change of sigma that does not change the outcome any more
-LEAST_DAMPING, MOST_DAMPING = 1e-6, 1e2
-DAMPING_GROWTH, DAMPING_DECAY = 10.0, 0.1
-# The matrix is symmetric and positive; the focal length touches all frames and must be eliminated last.
-ELIMINATION = {"permc_spec": "MMD_AT_PLUS_A", "diag_pivot_thresh": 0.0, "options": {"SymmetricMode": True}}
 
 
 @dataclass(frozen=True)

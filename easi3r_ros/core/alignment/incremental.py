@@ -22,6 +22,10 @@ from easi3r_ros.core.config import AlignmentConfig
 from easi3r_ros.core.geometry import focal_from_pointmap, intrinsics, invert_se3, transform
 from easi3r_ros.core.types import AlignedFrame, PairGeometry, TrackingState
 
+PARALLAX_SHARE = 0.15  # share of confident pixels from which a pair may fix the world
+LOST_INLIERS, WEAK_INLIERS = 0.3, 0.7  # weighted share of points that reproject within the inlier threshold
+UNKNOWN_SIGMA = 1e3  # world units and radians: standard deviation of a pose that was not measured
+
 
 def thin(values: torch.Tensor, stride: int) -> torch.Tensor:
     """(h, w, ...) -> (h // stride, w // stride, ...): pixel i of the thin map is pixel stride * i + stride // 2."""
@@ -51,11 +55,6 @@ def expand(aligned: AlignedFrame, stride: int, shape: tuple[int, int], K: np.nda
     )
     index = rows[:, None].to(aligned.depth.device), columns[None].to(aligned.depth.device)
     return replace(aligned, K=K, depth=aligned.depth[index], confidence=aligned.confidence[index])
-
-
-PARALLAX_SHARE = 0.15  # share of confident pixels from which a pair may fix the world
-LOST_INLIERS, WEAK_INLIERS = 0.3, 0.7  # weighted share of points that reproject within the inlier threshold
-UNKNOWN_SIGMA = 1e3  # world units and radians: standard deviation of a pose that was not measured
 
 
 class IncrementalAligner:

@@ -1,4 +1,8 @@
-"""The pose of a new frame: its pairs say where the points of earlier frames are seen now."""
+"""The pose of a new frame: its pairs say where the points of earlier frames are seen now.
+
+Robust Gauss-Newton on the reprojection error of world points, the frames they come from (anchors), and what a pair
+knows of its own pose and noise.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +30,13 @@ CAUCHY_FLOOR = 5e-4  # radians; a residual below this is sub-pixel noise, whatev
 INLIER = 6e-3  # radians; 1.6 pixels of a 320 pixel image
 INLIER_NOISE = 2.5  # or this many times the noise of the pixels themselves, whichever is more
 CONVERGED = 1e-6  # world units and radians
+PLACED = (TrackingState.TRACKING, TrackingState.DEGRADED)
+SAMPLES = 1500  # pixels per pair from which poses and scales are estimated: more would not make them better
+PAIR_CONFIDENCE_FLOOR = 0.05  # a pair without parallax knows no depth but still knows the rotation
+MAX_PIXEL_NOISE = 0.02  # radians; a pair that misplaces its own pixels by more is garbage
+EXACT = 1e-3  # radians; a pair that misplaces them by less has the camera's own focal length
+LEAP = 0.03  # radians; a camera that moved its image by less is found from where it was
+PAIR_POSE_ITERATIONS = 30  # from the identity, without a better guess
 
 
 @dataclass(frozen=True)
@@ -149,10 +160,6 @@ def world_covariance(information: torch.Tensor, world_from_cam: torch.Tensor) ->
     return block @ twist @ block.T
 
 
-PLACED = (TrackingState.TRACKING, TrackingState.DEGRADED)
-SAMPLES = 1500  # pixels per pair from which poses and scales are estimated: more would not make them better
-
-
 @dataclass
 class Anchor:
     """An aligned frame. Its depth and pose are fixed; what is believed to move in it may still be corrected."""
@@ -190,13 +197,6 @@ def sampling(shape: tuple[int, ...]) -> tuple[slice, slice]:
     """Index of a regular sub-grid of about SAMPLES pixels of an (h, w) map."""
     stride = max(1, round((shape[0] * shape[1] / SAMPLES) ** 0.5))
     return (slice(stride // 2, None, stride),) * 2
-
-
-PAIR_CONFIDENCE_FLOOR = 0.05  # a pair without parallax knows no depth but still knows the rotation
-MAX_PIXEL_NOISE = 0.02  # radians; a pair that misplaces its own pixels by more is garbage
-EXACT = 1e-3  # radians; a pair that misplaces them by less has the camera's own focal length
-LEAP = 0.03  # radians; a camera that moved its image by less is found from where it was
-PAIR_POSE_ITERATIONS = 30  # from the identity, without a better guess
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""A whole recording aligned at once, after the incremental alignment went through it frame by frame."""
+"""A whole recording aligned at once, after the incremental alignment went through it frame by frame.
+
+A journal keeps a few hundred pixels of every pair as they come in; bundle adjustment then takes them all together.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,13 @@ from easi3r_ros.core.geometry import pixel_grid, project
 from easi3r_ros.core.types import AlignedFrame, FrameResult, PairGeometry, TrackingState
 
 POINTS = 400  # per frame, whatever its size: 5 kB per pair and 3 kB per frame
+# Log depth, from frame to frame carried and fused: it holds the scale, which the few frames that see the same points
+# know worse. From 0.01 to 0.1 the trajectories hardly differ.
+DEPTH_SIGMA = 0.02
+# Log focal length that nobody gave, as the pairs of one frame estimate it. Sightings alone would mistake an error of
+# the principal point, which nobody gave either, for a focal length: half a pixel of 96 becomes 7 %, with this 0.1 %.
+FOCAL_SIGMA = 0.015
+ZOOM = 0.01  # relative: focal lengths that differ by more are not one camera's
 
 
 @dataclass(frozen=True)
@@ -105,15 +115,6 @@ def sighting(pair: PairGeometry, K: np.ndarray) -> Sighting | None:
     weight = (information(pair.conf_b[step].cpu()) + PAIR_CONFIDENCE_FLOOR) * (other[..., 2] > 0)
     pixels = torch.nan_to_num(project(other, believed))
     return Sighting(pair.a, pixels.reshape(-1, 2), torch.nan_to_num(weight).reshape(-1).float())
-
-
-# Log depth, from frame to frame carried and fused: it holds the scale, which the few frames that see the same points
-# know worse. From 0.01 to 0.1 the trajectories hardly differ.
-DEPTH_SIGMA = 0.02
-# Log focal length that nobody gave, as the pairs of one frame estimate it. Sightings alone would mistake an error of
-# the principal point, which nobody gave either, for a focal length: half a pixel of 96 becomes 7 %, with this 0.1 %.
-FOCAL_SIGMA = 0.015
-ZOOM = 0.01  # relative: focal lengths that differ by more are not one camera's
 
 
 class GlobalAlignmentError(ValueError):

@@ -1,6 +1,8 @@
-"""Motion from geometry: what the rigid motion of the camera does not explain, fused over the pairs of a frame.
+"""Motion as log odds on cells: sources of evidence, their sum within limits, memory along the flow, masks from it.
 
-The log odds are absolute: nothing is normalised by the frame's own extremes, so a static scene gives an empty mask.
+A *cue* says what moves in each frame of the window. The paper's attention only ranks (`attention`); here odds are
+absolute: geometry counts standard deviations off the rigid motion of the camera, nothing is normalised by the frame's
+own extremes, so a static scene gives an empty mask.
 """
 
 from __future__ import annotations
@@ -18,8 +20,21 @@ from easi3r_ros.core.config import MotionConfig
 from easi3r_ros.core.two_view.flow import STEP, on_grid
 from easi3r_ros.core.types import Edge, Features, MotionEstimate, PairEvidence
 
+MOST_LOG_ODDS = 4.0
+GUIDE_RADIUS = 3  # cells
+GUIDE_SOFTNESS = 1e-3  # variance of grey (0 to 1) below which there is no edge to follow
+SMALLEST_AREA = 8e-4  # of the image
+CERTAIN = 0.6  # a region counts if its probability somewhere is this share of the way from the threshold to one
+OUTSIDE = -1e4  # cells: nothing is there
+# Fitted to rendered clips (static, walking people, turning and still camera).
+EVEN_ODDS = 7.0  # standard deviations at which static and moving are equally likely: errors of flow have heavy tails
+STEEPNESS = 3.0  # log odds per factor e of evidence
+SMEAR = 3  # pixels, width of the brush that takes off what the patches of the flow add around a mover
+
 
 class MotionCue(ABC):
+    """The one interface of all motion cues: evidence of pairs in, what moves in each frame out."""
+
     name: str
     needs_motion: bool = False  # works on `PairMotion`, which has to be measured if the backbone does not give it
 
@@ -36,13 +51,6 @@ class MotionCue(ABC):
     @abstractmethod
     def reset(self) -> None:
         """Forget what was learned from earlier windows."""
-
-
-MOST_LOG_ODDS = 4.0
-GUIDE_RADIUS = 3  # cells
-GUIDE_SOFTNESS = 1e-3  # variance of grey (0 to 1) below which there is no edge to follow
-SMALLEST_AREA = 8e-4  # of the image
-CERTAIN = 0.6  # a region counts if its probability somewhere is this share of the way from the threshold to one
 
 
 def estimate_from(
@@ -89,9 +97,6 @@ def without_specks(probability: np.ndarray, threshold: float) -> np.ndarray:
     certain[labels[probability > threshold + CERTAIN * (1 - threshold)]] = True
     dropped = ~certain | (area < SMALLEST_AREA * probability.size)
     return np.where(dropped[labels], np.minimum(probability, np.float32(threshold)), probability)
-
-
-OUTSIDE = -1e4  # cells: nothing is there
 
 
 def flow_to_earlier(
@@ -244,12 +249,6 @@ class OddsCue(MotionCue):
             return 0.0
         partner, flow = earlier
         return self._config.memory * carried_along(self._known[partner].log_odds, flow)
-
-
-# Fitted to rendered clips (static, walking people, turning and still camera).
-EVEN_ODDS = 7.0  # standard deviations at which static and moving are equally likely: errors of flow have heavy tails
-STEEPNESS = 3.0  # log odds per factor e of evidence
-SMEAR = 3  # pixels, width of the brush that takes off what the patches of the flow add around a mover
 
 
 class GeometryOdds(PairOdds):

@@ -1,4 +1,8 @@
-"""`PairMotion` for pairs of networks, which give pointmaps but no measured motion."""
+"""How far the optical flow of a pair is from the rigid motion that a network's pointmaps predict: their `PairMotion`.
+
+The pose of the pointmaps is refined on the flow: what is then left off the epipolar lines does not depend on depth at
+all. Along them the flow's depth is held against the network's, with the errors of both.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +30,9 @@ LEAST_DEPTH_ERROR = 0.02  # relative: no network is better everywhere
 MEDIAN_OF_SQUARED_NORMAL = 0.4549  # of x^2 at unit deviation
 SURROUNDINGS = 7  # nodes: a static node may have any depth that the network sees this near, as flow smears borders
 LEAST_DEPTH = 1e-6  # pair units; nearer is behind the camera
+# A frame's pairs with those taken so long before it are measured: the last one shows what is fast, which flow loses
+# over a longer time, a longer time shows what is slow. All of ten pairs would take longer than a network on a GPU.
+SECONDS = (0.0, 0.15, 0.4)
 
 
 @dataclass(frozen=True)
@@ -152,11 +159,6 @@ def _focal_belief(points_a: torch.Tensor, K: np.ndarray | None) -> FocalBelief:
 def _as_motion(b_from_a: np.ndarray, camera: Camera, belief: FocalBelief) -> Motion:
     R, t = b_from_a[:3, :3], b_from_a[:3, 3]
     return Motion(R, t / max(float(np.linalg.norm(t)), 1e-12), camera, belief)
-
-
-# A frame's pairs with those taken so long before it are measured: the last one shows what is fast, which flow loses
-# over a longer time, a longer time shows what is slow. All of ten pairs would take longer than a network on a GPU.
-SECONDS = (0.0, 0.15, 0.4)
 
 
 class MotionMeter:

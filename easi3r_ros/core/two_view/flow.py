@@ -1,4 +1,10 @@
-"""A frame as optical flow sees it, with the flows to other frames that are already known."""
+"""Dense optical flow with its expected error, and a frame as the flow sees it.
+
+DIS flow both ways, with the information (inverse covariance) of every vector. The flow's patches are 6 pixels apart, so
+every second pixel in each direction holds all it knows: what is computed from it lives on that grid, (g, k) =
+(h, w) // 2 nodes, each in the middle of its 2 x 2 pixels. The search starts from what earlier flows predict, or, after a
+turn that they did not, from a homography of keypoints.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +29,14 @@ CONFIRMED = 1.0  # pixels by which the flow there and back may miss; more: occlu
 MASK_MARGIN = 5  # pixels, width of the brush: flow next to a mover is the mover's
 STEP = 2  # pixels between the nodes of the grid
 SMALLEST_SIDE = 16  # pixels: two patches
+KEYPOINTS = 400
+FEWEST_MATCHES = 15
+REPROJECTION = 4.0  # pixels: parallax counts as agreement, the flow finds the rest
+LONGEST_PREDICTION = 6.0  # times the time that a flow was observed over; beyond it zero is as good a guess
+SURPRISING = 0.25  # of the image's contrast: a prediction that leaves that much unexplained is worth a second opinion
+AROUND = 9  # nodes across over which predictions are compared
+PREFERENCE = 0.5  # grey levels by which keypoints must do better
+OCCLUDED = 40  # grey levels: more difference says no more
 
 
 @dataclass(frozen=True)
@@ -147,11 +161,6 @@ def flow_information(structure: np.ndarray, variance: np.ndarray) -> np.ndarray:
     return np.stack([(xx + isotropic) * scale, xy * scale, (yy + isotropic) * scale])
 
 
-KEYPOINTS = 400
-FEWEST_MATCHES = 15
-REPROJECTION = 4.0  # pixels: parallax counts as agreement, the flow finds the rest
-
-
 @dataclass(frozen=True)
 class Keypoints:
     pixels: np.ndarray  # (N, 2) float32
@@ -183,13 +192,6 @@ def homography_flow(first: Keypoints, second: Keypoints, size: tuple[int, int]) 
     pixels = np.moveaxis(np.indices(size, np.float32), 0, -1).swapaxes(0, 1)  # (h, w, 2) u, v
     flow = cv2.perspectiveTransform(pixels, homography) - pixels
     return flow if np.abs(flow).max() < 2 * max(size) else None  # the horizon of the homography is in the image
-
-
-LONGEST_PREDICTION = 6.0  # times the time that a flow was observed over; beyond it zero is as good a guess
-SURPRISING = 0.25  # of the image's contrast: a prediction that leaves that much unexplained is worth a second opinion
-AROUND = 9  # nodes across over which predictions are compared
-PREFERENCE = 0.5  # grey levels by which keypoints must do better
-OCCLUDED = 40  # grey levels: more difference says no more
 
 
 @dataclass(frozen=True)

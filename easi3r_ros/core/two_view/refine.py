@@ -1,4 +1,4 @@
-"""Robust Gauss-Newton for the motion of a camera between two views, from matches with known covariance.
+"""The motion of a camera between two views: a pinhole, matches with known covariance, robust Gauss-Newton on them.
 
 Points go from camera a to camera b by x_b = R x_a + t, |t| = 1. Residuals are in standard deviations of the matches.
 """
@@ -12,6 +12,14 @@ import numpy as np
 
 from easi3r_ros.core.geometry import intrinsics
 from easi3r_ros.core.two_view.flow import CONFIRMED, Flow
+
+PER_DIRECTION = 500  # samples of the flow a -> b, and as many of b -> a
+MAX_DEVIATION = 0.6  # pixels, standard deviation along the worse direction
+QUARTER_OF_NORMAL, QUARTER_OF_RAYLEIGH = 0.3186, 0.7585  # first quartiles of |x| and of |(x, y)| at unit deviation
+KERNEL = 2.5  # robust scales at which a residual has lost three quarters of its weight
+SMALLEST_SCALE = 0.7  # standard deviations: noise is hardly ever further below what is expected
+CORRELATED = 20.0  # neighbouring matches share patches: so many count as one
+CONVERGED = 0.05  # of the cost, in squared standard deviations: a step that nobody would notice
 
 
 @dataclass(frozen=True)
@@ -55,10 +63,6 @@ def camera_from(K: np.ndarray | None, size: tuple[int, int], belief: FocalBelief
 def focal_from_fov(width: int, horizontal_fov: float) -> float:
     """Focal length in pixels of an image `width` pixels wide that spans `horizontal_fov` degrees."""
     return float(width / 2 / np.tan(np.radians(horizontal_fov) / 2))
-
-
-PER_DIRECTION = 500  # samples of the flow a -> b, and as many of b -> a
-MAX_DEVIATION = 0.6  # pixels, standard deviation along the worse direction
 
 
 @dataclass(frozen=True)
@@ -123,13 +127,6 @@ def _largest(symmetric: np.ndarray) -> np.ndarray:
     """(N,) larger eigenvalue of (N, 3) xx, xy, yy."""
     xx, xy, yy = symmetric.T
     return (xx + yy) / 2 + np.hypot((xx - yy) / 2, xy)
-
-
-QUARTER_OF_NORMAL, QUARTER_OF_RAYLEIGH = 0.3186, 0.7585  # first quartiles of |x| and of |(x, y)| at unit deviation
-KERNEL = 2.5  # robust scales at which a residual has lost three quarters of its weight
-SMALLEST_SCALE = 0.7  # standard deviations: noise is hardly ever further below what is expected
-CORRELATED = 20.0  # neighbouring matches share patches: so many count as one
-CONVERGED = 0.05  # of the cost, in squared standard deviations: a step that nobody would notice
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""What a dense flow says about a static world, given how the camera moved; everything in standard deviations."""
+"""What a dense flow says about a static world, given how the camera moved; everything in standard deviations.
+
+Inverse depth and distance from the epipolar line of every flow vector in closed form, the static world that explains
+the flow best, and how far a measured depth is from what the static world may have.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,11 @@ import numpy as np
 
 from easi3r_ros.core.two_view.flow import Flow
 from easi3r_ros.core.two_view.refine import Camera, Motion, robust_scale, robust_scale_2d
+
+QUANTILE_STEP = 2  # every n-th node: enough for quantiles
+TAILS = (0.1, 0.9)  # quantiles of inverse depth; movers that take more of the image than the tails pass unnoticed
+FARTHER, NEARER = 0.5, 2.5  # the static world may go on beyond these quantiles by these factors
+SAMPLE = (slice(1, None, 3), slice(1, None, 3))  # nodes that statistics are taken from
 
 
 @dataclass(frozen=True)
@@ -45,11 +54,6 @@ def triangulate(
     return Triangulation(inverse_depth, squared / z**2, np.sqrt(gx * gx + gy * gy) / z, epipolar)
 
 
-QUANTILE_STEP = 2  # every n-th node: enough for quantiles
-TAILS = (0.1, 0.9)  # quantiles of inverse depth; movers that take more of the image than the tails pass unnoticed
-FARTHER, NEARER = 0.5, 2.5  # the static world may go on beyond these quantiles by these factors
-
-
 def plausible_range(inverse_depth: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
     """Inverse depths between which the static world lies, from the better known half of it."""
     values, weight = (
@@ -67,9 +71,6 @@ def depth_violation(inverse_depth: np.ndarray, information: np.ndarray, low: flo
     """(g, k) how far inverse depths are outside of [low, high], in standard deviations."""
     outside = np.maximum(np.maximum(np.float32(low) - inverse_depth, inverse_depth - np.float32(high)), 0)
     return outside * np.sqrt(information)
-
-
-SAMPLE = (slice(1, None, 3), slice(1, None, 3))  # nodes that statistics are taken from
 
 
 @dataclass(frozen=True)
