@@ -2,8 +2,8 @@
 
 DIS flow both ways, with the information (inverse covariance) of every vector. The flow's patches are 6 pixels apart, so
 every second pixel in each direction holds all it knows: what is computed from it lives on that grid, (g, k) =
-(h, w) // 2 nodes, each in the middle of its 2 x 2 pixels. The search starts from what earlier flows predict, or, after a
-turn that they did not, from a homography of keypoints.
+(h, w) // 2 nodes, each in the middle of its 2 x 2 pixels. The search starts from what earlier flows predict, or, after
+a turn that they did not, from a homography of keypoints.
 """
 
 from __future__ import annotations
