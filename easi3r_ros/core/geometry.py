@@ -53,8 +53,13 @@ def pixel_grid(height: int, width: int, device: torch.device | str = "cpu") -> t
 def pixel_rays(height: int, width: int, K: torch.Tensor, device: torch.device | str = "cpu") -> torch.Tensor:
     """(height, width, 3) float32 directions in the camera frame, z = 1."""
     uv = pixel_grid(height, width, device)
-    K = K.to(uv)
-    x, y = (uv[..., 0] - K[0, 2]) / K[0, 0], (uv[..., 1] - K[1, 2]) / K[1, 1]
+    return rays_of(uv, K)
+
+
+def rays_of(pixels: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
+    """(..., 2) pixels -> (..., 3) directions in the camera frame, z = 1."""
+    fx, fy, cx, cy = _pinhole(K, pixels)
+    x, y = (pixels[..., 0] - cx) / fx, (pixels[..., 1] - cy) / fy
     return torch.stack([x, y, torch.ones_like(x)], -1)
 
 
@@ -65,9 +70,25 @@ def unproject(depth: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
 
 def project(points: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
     """(..., 3) points in the camera frame -> (..., 2) pixels. Meaningful for z > 0 only."""
-    K = K.to(points)
+    fx, fy, cx, cy = _pinhole(K, points)
     z = points[..., 2].clamp(min=1e-9)
-    return torch.stack([K[0, 0] * points[..., 0] / z + K[0, 2], K[1, 1] * points[..., 1] / z + K[1, 2]], -1)
+    return torch.stack([fx * points[..., 0] / z + cx, fy * points[..., 1] / z + cy], -1)
+
+
+def depth_after(other_from_cam: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """z of (..., 3) points after a (4, 4) rigid transform."""
+    row = other_from_cam[2]
+    if row.device == points.device:
+        row = row.to(points)
+        return points @ row[:3] + row[3]
+    x, y, z, offset = row.tolist()  # numbers travel with the kernels: no copy to the points' device
+    return x * points[..., 0] + y * points[..., 1] + z * points[..., 2] + offset
+
+
+def _pinhole(K: torch.Tensor, like: torch.Tensor) -> tuple:
+    """fx, fy, cx, cy as factors for `like`; of a K on the host as numbers, which cost no copy to another device."""
+    K = K.to(like) if K.device == like.device else K.tolist()
+    return K[0][0], K[1][1], K[0][2], K[1][2]
 
 
 def weighted_procrustes(
@@ -107,11 +128,17 @@ def weighted_median(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor
 
 
 def focal_from_pointmap(points: torch.Tensor, principal: tuple[float, float], iterations: int = 10) -> float:
-    """Focal length in pixels of a pointmap in its own camera, by Weiszfeld's iteration (METHOD 7).
+    """As `focal_of_pointmap`, as a number on the host."""
+    return float(focal_of_pointmap(points, principal, iterations))
+
+
+def focal_of_pointmap(points: torch.Tensor, principal: tuple[float, float], iterations: int = 10) -> torch.Tensor:
+    """() focal length in pixels of a pointmap in its own camera, by Weiszfeld's iteration (METHOD 7).
 
     points: (h, w, 3); principal: (cx, cy) in pixels. Minimises sum |pixel - f * xy/z|, not squared.
     """
-    pixels = pixel_grid(*points.shape[:2], device=points.device) - points.new_tensor(principal)
+    pixels = pixel_grid(*points.shape[:2], device=points.device)
+    pixels = torch.stack([pixels[..., 0] - principal[0], pixels[..., 1] - principal[1]], -1)
     ratio = points[..., :2] / points[..., 2:].clamp(min=1e-9)
     ratio = torch.nan_to_num(ratio, posinf=0.0, neginf=0.0)
     cross, square = (pixels * ratio).sum(-1), (ratio * ratio).sum(-1)
@@ -119,7 +146,7 @@ def focal_from_pointmap(points: torch.Tensor, principal: tuple[float, float], it
     for _ in range(iterations):
         w = 1.0 / (pixels - focal * ratio).norm(dim=-1).clamp(min=1e-8)
         focal = (w * cross).mean() / (w * square).mean().clamp(min=1e-12)
-    return float(focal)
+    return focal
 
 
 def intrinsics(focal: float, size: tuple[int, int]) -> np.ndarray:

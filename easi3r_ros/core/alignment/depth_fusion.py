@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from easi3r_ros.core.alignment.placement import Anchor, information, sampling
-from easi3r_ros.core.geometry import project, weighted_median
+from easi3r_ros.core.alignment.placement import Anchor, AnchorSample, PairSample, information, sampling
+from easi3r_ros.core.geometry import depth_after, project, weighted_median
 from easi3r_ros.core.types import PairGeometry
 
 CARRY_DECAY = 0.97  # carried confidence fades, so that new measurements win over old mistakes
@@ -31,19 +31,27 @@ class NewFrame:
     """The frame whose depth is wanted."""
 
     index: int
-    cam_from_world: torch.Tensor  # (4, 4) float64
+    cam_from_world: torch.Tensor  # (4, 4) float64, on the host
     static: torch.Tensor  # (h, w) float32 weight, 1 where static
     min_confidence: float  # below it a measurement does not contradict carried depth
 
 
-def depth_of_frame(
-    new: NewFrame, pairs: Sequence[tuple[PairGeometry, Anchor]]
-) -> tuple[torch.Tensor, torch.Tensor, float]:
+@dataclass(frozen=True)
+class AnchoredPair:
+    """A pair with the anchor that it has besides the new frame; the samples of both are on the host."""
+
+    pair: PairGeometry
+    anchor: Anchor
+    sample: PairSample
+    anchor_sample: AnchorSample
+
+
+def depth_of_frame(new: NewFrame, pairs: Sequence[AnchoredPair]) -> tuple[torch.Tensor, torch.Tensor, float]:
     """(h, w) depth and confidence of a frame, and how well its pairs agree with the world (relative).
 
-    pairs: both orders, each with the anchor that it has besides the new frame; at least one.
+    pairs: both orders; at least one. Scales come from the samples, so maps stay on their device.
     """
-    views = [(from_new if pair.a == new.index else from_anchor)(new, pair, anchor) for pair, anchor in pairs]
+    views = [(from_new if pair.pair.a == new.index else from_anchor)(new, pair) for pair in pairs]
     depth, confidence = fuse([estimate for view in views for estimate in view.estimates])
     depth = hold_scale(depth, [view.carried for view in views if view.carried is not None])
     residuals = [view.residual for view in views if view.residual is not None]
@@ -51,12 +59,12 @@ def depth_of_frame(
     return depth, confidence, residual
 
 
-def from_new(new: NewFrame, pair: PairGeometry, anchor: Anchor) -> DepthView:
+def from_new(new: NewFrame, anchored: AnchoredPair) -> DepthView:
     """Depth from a pair (new, anchor): its own view a, scaled so that view b has the anchor's depth."""
-    step = sampling(new.static.shape)
-    expected = depth_after(new.cam_from_world @ anchor.world_from_cam.to(new.cam_from_world), anchor.points[step])
-    measured = pair.points_b[..., 2][step]
-    weight = anchor.information[step] * information(pair.conf_b[step]) * anchor.static[step]
+    pair, sample, anchor = anchored.pair, anchored.sample, anchored.anchor_sample
+    expected = depth_after(new.cam_from_world @ anchor.world_from_cam, anchor.points)
+    measured = sample.points_b[..., 2]
+    weight = anchor.information * information(sample.conf_b) * anchor.static
     try:
         scale = pair_scale(expected, measured, weight)
     except ValueError:
@@ -65,16 +73,17 @@ def from_new(new: NewFrame, pair: PairGeometry, anchor: Anchor) -> DepthView:
     return DepthView([(scale * pair.points_a[..., 2], information(pair.conf_a))], residual=residual)
 
 
-def from_anchor(new: NewFrame, pair: PairGeometry, anchor: Anchor) -> DepthView:
+def from_anchor(new: NewFrame, anchored: AnchoredPair) -> DepthView:
     """Depth from a pair (anchor, new): its view b, and the anchor's own depth carried to where b's pixels were."""
-    frame, step = anchor.frame, sampling(new.static.shape)
-    new_from_anchor = new.cam_from_world @ anchor.world_from_cam.to(new.cam_from_world)
+    pair, anchor, sample = anchored.pair, anchored.anchor, anchored.anchor_sample
+    new_from_anchor = new.cam_from_world @ anchor.world_from_cam
     in_new = depth_after(new_from_anchor, anchor.points)
     valid = torch.isfinite(in_new) & (anchor.static > 0.5)
-    carried, faded = carry(in_new, CARRY_DECAY * anchor.information, valid, pair.points_b, torch.from_numpy(frame.K))
+    K = torch.from_numpy(anchor.frame.K)
+    carried, faded = carry(in_new, CARRY_DECAY * anchor.information, valid, pair.points_b, K)
     carried = torch.where(new.static > 0.5, carried, torch.nan)
-    weight = anchor.information[step] * information(pair.conf_a[step]) * anchor.static[step]
-    expected, seen = frame.depth[step], pair.points_a[..., 2][step]
+    weight = sample.information * information(anchored.sample.conf_a) * sample.static
+    expected, seen = sample.depth, anchored.sample.points_a[..., 2]
     try:
         scale = pair_scale(expected, seen, weight)
     except ValueError:
@@ -86,12 +95,6 @@ def from_anchor(new: NewFrame, pair: PairGeometry, anchor: Anchor) -> DepthView:
     return DepthView([(measured, information(pair.conf_b)), (carried, faded)], carried, residual)
 
 
-def depth_after(other_from_cam: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """z of (..., 3) points after a rigid transform."""
-    row = other_from_cam[2].to(points)
-    return points @ row[:3] + row[3]
-
-
 def hold_scale(depth: torch.Tensor, carried: list[torch.Tensor]) -> torch.Tensor:
     """`depth` with its median ratio to the anchors' own depth made one.
 
@@ -99,9 +102,11 @@ def hold_scale(depth: torch.Tensor, carried: list[torch.Tensor]) -> torch.Tensor
     world would shrink frame by frame.
     """
     step = sampling(depth.shape)
-    ratio = torch.cat([(old / depth)[step].flatten() for old in carried]) if carried else depth.new_empty(0)
-    ratio = ratio[torch.isfinite(ratio)]
-    return depth * ratio.median() if ratio.numel() else depth
+    if not carried:
+        return depth
+    ratio = torch.cat([(old / depth)[step].flatten() for old in carried])
+    median = torch.where(ratio.isfinite(), ratio, torch.nan).nanmedian()
+    return depth * torch.nan_to_num(median, nan=1.0)  # nothing was carried
 
 
 def relative_residual(estimate: torch.Tensor, reference: torch.Tensor, weight: torch.Tensor) -> float:

@@ -16,10 +16,18 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from easi3r_ros.core.alignment.depth_fusion import NewFrame, depth_of_frame
-from easi3r_ros.core.alignment.placement import PLACED, Anchor, pair_pose, place, world_covariance
+from easi3r_ros.core.alignment.depth_fusion import AnchoredPair, NewFrame, depth_of_frame
+from easi3r_ros.core.alignment.placement import (
+    PLACED,
+    Anchor,
+    Samples,
+    pair_pose,
+    place,
+    take_samples,
+    world_covariance,
+)
 from easi3r_ros.core.config import AlignmentConfig
-from easi3r_ros.core.geometry import focal_from_pointmap, intrinsics, invert_se3, transform
+from easi3r_ros.core.geometry import depth_after, focal_of_pointmap, intrinsics, invert_se3
 from easi3r_ros.core.types import AlignedFrame, PairGeometry, TrackingState
 
 PARALLAX_SHARE = 0.15  # share of confident pixels from which a pair may fix the world
@@ -49,12 +57,20 @@ def thin_intrinsics(K: np.ndarray, stride: int) -> np.ndarray:
 
 def expand(aligned: AlignedFrame, stride: int, shape: tuple[int, int], K: np.ndarray) -> AlignedFrame:
     """A frame aligned on thin maps, at full size (h, w): every pixel has the value of the nearest thin one."""
+    if stride == 1:
+        return aligned
     rows, columns = (
-        torch.clamp(torch.arange(full) // stride, max=size - 1)
+        torch.clamp(torch.arange(full, device=aligned.depth.device) // stride, max=size - 1)
         for full, size in zip(shape, aligned.depth.shape, strict=True)
     )
-    index = rows[:, None].to(aligned.depth.device), columns[None].to(aligned.depth.device)
+    index = rows[:, None], columns[None]
     return replace(aligned, K=K, depth=aligned.depth[index], confidence=aligned.confidence[index])
+
+
+def _focals(index: int, pairs: Sequence[PairGeometry]) -> list[torch.Tensor]:
+    """() focal length, pixels of the maps, of every pair whose view a is frame `index`."""
+    own = [pair.points_a for pair in pairs if pair.a == index]
+    return [focal_of_pointmap(points, (points.shape[1] / 2, points.shape[0] / 2)) for points in own]
 
 
 class IncrementalAligner:
@@ -75,7 +91,8 @@ class IncrementalAligner:
         self._focal: float | None = None
         self._focal_frames = 0
         self._started = False
-        self._typical_depth = 1.0  # world units; a new piece of world takes it over, so that the scale does not jump
+        # World units, () on the maps' device; a new piece of world takes it over, so that the scale does not jump.
+        self._typical_depth: float | torch.Tensor = 1.0
 
     def update(
         self,
@@ -91,33 +108,34 @@ class IncrementalAligner:
         movers; K: (3, 3) intrinsics at network size, None if unknown (then one shared focal length is estimated);
         shape: (h, w).
         """
-        full_shape, full_K = shape, self._intrinsics(index, pairs, K, shape)
+        full_shape = shape
+        focals = [] if K is not None else _focals(index, pairs)
         shape = shape[0] // self._stride, shape[1] // self._stride
-        K = thin_intrinsics(full_K, self._stride)
         pairs = [thin_pair(pair, self._stride) for pair in pairs]
         masks = {frame: thin(mask, self._stride) for frame, mask in masks.items()}
         self._correct_anchors(masks)
         static = self._static_weight(masks.get(index), shape, pairs)
+        # One copy to the host; everything dense stays where it is.
+        met = {frame: self._anchors[frame] for pair in pairs for frame in pair.edge if frame in self._anchors}
+        strength = [] if self._started else self._strengths(pairs)
+        samples = take_samples(pairs, met, [*focals, *strength])
+        full_K = self._intrinsics(samples.extra[: len(focals)], full_shape) if K is None else K
+        K = thin_intrinsics(full_K, self._stride)
         if self._started:
-            aligned = self._track(index, pairs, static, K, shape)
+            aligned = self._track(index, pairs, samples, static, K, shape)
         else:
-            aligned = self._initialise(index, pairs, masks, static, K, shape)
-        self._remember(Anchor(aligned, static))
+            aligned = self._initialise(index, pairs, samples, static, K, shape)
+        self._remember(Anchor(aligned, static, known=aligned.state in PLACED))
         self._pose = aligned.world_from_cam
         return expand(aligned, self._stride, full_shape, full_K)
 
     # -- intrinsics and weights ------------------------------------------------------------------------------------
 
-    def _intrinsics(
-        self, index: int, pairs: Sequence[PairGeometry], K: np.ndarray | None, shape: tuple[int, int]
-    ) -> np.ndarray:
-        if K is not None:
-            return K
+    def _intrinsics(self, focals: Sequence[float], shape: tuple[int, int]) -> np.ndarray:
+        """(3, 3) with a running mean of the frames' focal lengths. focals: as the newest frame's pairs have it."""
         size = (shape[1], shape[0])
-        own = [pair for pair in pairs if pair.a == index]
-        if own:
-            principal = (size[0] / 2, size[1] / 2)
-            estimate = float(np.median([focal_from_pointmap(pair.points_a, principal) for pair in own]))
+        if focals:
+            estimate = float(np.median(focals))
             self._focal_frames = min(self._focal_frames + 1, 100)  # a running mean that can still follow a zoom
             previous = estimate if self._focal is None else self._focal
             self._focal = previous + (estimate - previous) / self._focal_frames
@@ -139,17 +157,25 @@ class IncrementalAligner:
 
     # -- the first frames ------------------------------------------------------------------------------------------
 
-    def _initialise(self, index, pairs, masks, static, K, shape) -> AlignedFrame:
+    def _strengths(self, pairs: Sequence[PairGeometry]) -> list[torch.Tensor]:
+        """Per pair, two numbers: mean confidence of a, and share of b's pixels that are confident."""
+        return [
+            number
+            for pair in pairs
+            for number in (pair.conf_a.mean(), (pair.conf_b >= self.config.min_confidence).float().mean())
+        ]
+
+    def _initialise(self, index, pairs, samples: Samples, static, K, shape) -> AlignedFrame:
         """Rotation only, until a pair has parallax; that pair then fixes origin and unit."""
-        strongest = max(
-            (pair for pair in pairs if pair.a == index), key=lambda pair: float(pair.conf_a.mean()), default=None
-        )
-        if strongest is None or strongest.b not in self._anchors:
+        strengths = samples.extra[len(samples.extra) - 2 * len(pairs) :]
+        own = [i for i, pair in enumerate(pairs) if pair.a == index]
+        best = max(own, key=lambda i: strengths[2 * i], default=None)
+        if best is None or pairs[best].b not in self._anchors:
             return self._blank(index, self._pose, K, shape, static.device, "first frame")
+        strongest, confident = pairs[best], strengths[2 * best + 1]
         anchor = self._anchors[strongest.b]
-        confident = float((strongest.conf_b >= self.config.min_confidence).float().mean())
         try:
-            relative = pair_pose(strongest, anchor.static, K)
+            relative = pair_pose(samples.pairs[best], samples.anchors[strongest.b].static, K)
         except ValueError as error:
             return self._blank(index, self._pose, K, shape, static.device, str(error))
         if confident < PARALLAX_SHARE:
@@ -158,23 +184,27 @@ class IncrementalAligner:
             return self._blank(index, rotated, K, shape, static.device, "not enough parallax yet: move the camera")
         self._found_world(strongest, anchor, relative, K)
         self._started = True
-        return self._track(index, pairs, static, K, shape)
+        known = {frame: self._anchors[frame] for frame in samples.anchors}
+        return self._track(index, pairs, take_samples(pairs, known), static, K, shape)
 
     def _found_world(self, pair: PairGeometry, anchor: Anchor, b_from_a: torch.Tensor, K: np.ndarray) -> None:
         """Give the anchor (view b of the pair) its depth, and the world its unit."""
-        depth = transform(b_from_a.to(pair.points_b), pair.points_b)[..., 2]
+        depth = depth_after(b_from_a, pair.points_b)
         confident = pair.conf_b >= self.config.min_confidence
-        unit = 1.0 if self._metric else float(depth[confident].median()) / self._typical_depth
+        unit = 1.0 if self._metric else torch.where(confident, depth, torch.nan).nanmedian() / self._typical_depth
         measured = replace(anchor.frame, K=K, depth=depth / unit, confidence=pair.conf_b)
-        self._anchors[measured.index] = Anchor(measured, anchor.static)
+        self._anchors[measured.index] = Anchor(measured, anchor.static, known=True)
 
     # -- tracking --------------------------------------------------------------------------------------------------
 
-    def _track(self, index, pairs, static, K, shape) -> AlignedFrame:
-        anchored = [(pair, self._anchor_of(pair, index)) for pair in pairs]
-        anchored = [(pair, anchor) for pair, anchor in anchored if anchor is not None and anchor.known]
+    def _track(self, index, pairs, samples: Samples, static, K, shape) -> AlignedFrame:
+        anchored = [
+            AnchoredPair(pair, self._anchors[other], sample, samples.anchors[other])
+            for pair, sample in zip(pairs, samples.pairs, strict=True)
+            if (other := pair.b if pair.a == index else pair.a) in self._anchors and self._anchors[other].known
+        ]
         try:
-            seen = [(pair, anchor) for pair, anchor in anchored if pair.a == index]
+            seen = [(item.sample, item.anchor_sample) for item in anchored if item.pair.a == index]
             registration = place(seen, K, self._pose, self.config.iterations)
         except ValueError as error:
             return self._lost(index, K, shape, static.device, str(error))
@@ -183,11 +213,11 @@ class IncrementalAligner:
             return self._lost(index, K, shape, static.device, reason)
         new = NewFrame(index, invert_se3(registration.world_from_cam), static, self.config.min_confidence)
         depth, confidence, residual = depth_of_frame(new, anchored)
-        self._typical_depth = float(depth.nanmedian())
+        self._typical_depth = depth.nanmedian()
         weak = registration.inliers < WEAK_INLIERS
         return AlignedFrame(
             index=index,
-            world_from_cam=registration.world_from_cam.cpu().numpy(),
+            world_from_cam=registration.world_from_cam.numpy(),
             covariance=world_covariance(registration.information, registration.world_from_cam),
             K=K,
             depth=depth,
@@ -196,9 +226,6 @@ class IncrementalAligner:
             state=TrackingState.DEGRADED if weak else TrackingState.TRACKING,
             reason=f"{registration.inliers:.0%} of the static points agree with the pose" if weak else "",
         )
-
-    def _anchor_of(self, pair: PairGeometry, index: int) -> Anchor | None:
-        return self._anchors.get(pair.b if pair.a == index else pair.a)
 
     # -- frames without a place ------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ knows of its own pose and noise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -17,6 +17,7 @@ from easi3r_ros.core.geometry import (
     invert_se3,
     pixel_grid,
     project,
+    rays_of,
     se3_exp,
     transform,
     unproject,
@@ -36,6 +37,7 @@ PAIR_CONFIDENCE_FLOOR = 0.05  # a pair without parallax knows no depth but still
 MAX_PIXEL_NOISE = 0.02  # radians; a pair that misplaces its own pixels by more is garbage
 EXACT = 1e-3  # radians; a pair that misplaces them by less has the camera's own focal length
 LEAP = 0.03  # radians; a camera that moved its image by less is found from where it was
+_PAIR_MAPS = ("points_a", "points_b", "conf_a", "conf_b")
 PAIR_POSE_ITERATIONS = 30  # from the identity, without a better guess
 
 
@@ -164,18 +166,14 @@ def world_covariance(information: torch.Tensor, world_from_cam: torch.Tensor) ->
 class Anchor:
     """An aligned frame. Its depth and pose are fixed; what is believed to move in it may still be corrected."""
 
-    frame: AlignedFrame
+    frame: AlignedFrame  # maps on the pairs' device
     static: torch.Tensor  # (h, w) float32 weight, 1 where static
+    known: bool  # it has depth to attach to
 
     @cached_property
     def points(self) -> torch.Tensor:
         """(h, w, 3) float32 in its own camera; NaN where its depth is not known."""
         return unproject(self.frame.depth, torch.from_numpy(self.frame.K))
-
-    @cached_property
-    def known(self) -> bool:
-        """Whether it has any depth to attach to."""
-        return bool((self.frame.confidence > 1.0).any())
 
     @cached_property
     def information(self) -> torch.Tensor:
@@ -184,7 +182,7 @@ class Anchor:
 
     @property
     def world_from_cam(self) -> torch.Tensor:
-        """(4, 4) float64."""
+        """(4, 4) float64, on the host."""
         return torch.from_numpy(self.frame.world_from_cam)
 
 
@@ -200,6 +198,88 @@ def sampling(shape: tuple[int, ...]) -> tuple[slice, slice]:
 
 
 @dataclass(frozen=True)
+class PairSample:
+    """A sub-grid of (n, m) pixels of a pair's maps, on the host: what poses and scales are estimated from."""
+
+    a: int  # frame indices, as PairGeometry
+    b: int
+    pixels: torch.Tensor  # (n, m, 2) where the sub-grid is
+    points_a: torch.Tensor  # (n, m, 3)
+    points_b: torch.Tensor  # (n, m, 3)
+    conf_a: torch.Tensor  # (n, m)
+    conf_b: torch.Tensor  # (n, m)
+
+
+def pair_sample(pair: PairGeometry, step: tuple[slice, slice] | None = None) -> PairSample:
+    """The sample of one pair; step: another sub-grid than `sampling` takes."""
+    shape = tuple(pair.conf_a.shape)
+    step = sampling(shape) if step is None else step
+    return PairSample(
+        pair.a, pair.b, pixel_grid(*shape)[step], *(getattr(pair, name)[step].cpu() for name in _PAIR_MAPS)
+    )
+
+
+@dataclass(frozen=True)
+class AnchorSample:
+    """The same sub-grid of an anchor, on the host."""
+
+    world_from_cam: torch.Tensor  # (4, 4) float64
+    points: torch.Tensor  # (n, m, 3) in its own camera; NaN where its depth is not known
+    information: torch.Tensor  # (n, m)
+    static: torch.Tensor  # (n, m)
+    known: bool
+
+    @property
+    def depth(self) -> torch.Tensor:
+        return self.points[..., 2]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What the host sees of a new frame's pairs and their anchors."""
+
+    pairs: list[PairSample]
+    anchors: dict[int, AnchorSample]
+    extra: list[float]
+
+
+def take_samples(
+    pairs: Sequence[PairGeometry], anchors: Mapping[int, Anchor], extra: Sequence[torch.Tensor] = ()
+) -> Samples:
+    """Sub-grids of pairs and anchors, with a few numbers () beside them, in one copy from their device to the host."""
+    if not pairs:
+        return Samples([], {}, [])
+    shape = tuple(pairs[0].conf_a.shape)
+    step = sampling(shape)
+    maps = [getattr(pair, name)[step] for pair in pairs for name in _PAIR_MAPS]
+    maps += [values[step] for anchor in anchors.values() for values in _anchor_maps(anchor)]
+    flat = torch.cat([values.flatten().float() for values in (*maps, *extra)]).cpu()
+    parts = iter(flat.split([values.numel() for values in (*maps, *extra)]))
+    sampled = [next(parts).view(values.shape) for values in maps]
+    pixels = pixel_grid(*shape)[step]
+    count = len(_PAIR_MAPS)
+    return Samples(
+        [PairSample(pair.a, pair.b, pixels, *sampled[i * count : (i + 1) * count]) for i, pair in enumerate(pairs)],
+        {
+            index: _anchor_sample(anchor, pixels, *sampled[start : start + 3])
+            for start, (index, anchor) in zip(range(len(pairs) * count, len(sampled), 3), anchors.items(), strict=True)
+        },
+        flat[len(flat) - len(extra) :].tolist() if extra else [],
+    )
+
+
+def _anchor_maps(anchor: Anchor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return anchor.frame.depth, anchor.frame.confidence, anchor.static
+
+
+def _anchor_sample(
+    anchor: Anchor, pixels: torch.Tensor, depth: torch.Tensor, confidence: torch.Tensor, static: torch.Tensor
+) -> AnchorSample:
+    points = rays_of(pixels, torch.from_numpy(anchor.frame.K)) * depth[..., None]
+    return AnchorSample(anchor.world_from_cam, points, information(confidence), static, anchor.known)
+
+
+@dataclass(frozen=True)
 class Observation:
     """Points of an anchor, and where one pair sees them from the new frame."""
 
@@ -211,7 +291,7 @@ class Observation:
 
 
 def place(
-    seen: Sequence[tuple[PairGeometry, Anchor]], K: np.ndarray, last_pose: np.ndarray, iterations: int
+    seen: Sequence[tuple[PairSample, AnchorSample]], K: np.ndarray, last_pose: np.ndarray, iterations: int
 ) -> Registration:
     """The pose of a new frame. seen: pairs (new, anchor), each with its anchor; last_pose: (4, 4) world_from_cam.
 
@@ -227,38 +307,36 @@ def place(
         raise ValueError("no static pixel with known depth is seen again")
     names = ("world", "pixels", "weights")
     world, pixels, weights = (torch.cat([getattr(item, name) for item in observations]) for name in names)
-    intrinsics = intrinsics.to(world.device)
     error = partial(median_error, world, pixels, weights, intrinsics)
-    start = torch.from_numpy(last_pose).to(world.device)  # good for the usual small step
+    start = torch.from_numpy(last_pose)  # good for the usual small step
     if error(start) > LEAP * K[0, 0]:  # after dropped frames: weighted Procrustes (METHOD 7)
         start = min(start, robust_similarity(strongest.in_new, strongest.world, strongest.weights), key=error)
     noise = max(item.noise_px for item in observations)
     return register(world, pixels, weights, intrinsics, start, iterations, noise)
 
 
-def observe(pair: PairGeometry, anchor: Anchor, K: torch.Tensor) -> Observation:
+def observe(pair: PairSample, anchor: AnchorSample, K: torch.Tensor) -> Observation:
     """What a pair (new, anchor) says about where the anchor's points are seen now."""
-    step = sampling(pair.points_b.shape[:2])
-    K = pair_intrinsics(pair, K, step)
-    world = transform(anchor.world_from_cam.to(pair.points_b), anchor.points[step]).reshape(-1, 3)
-    in_new = pair.points_b[step].reshape(-1, 3)
+    K = pair_intrinsics(pair, K)
+    world = transform(anchor.world_from_cam.to(pair.points_b), anchor.points).reshape(-1, 3)
+    in_new = pair.points_b.reshape(-1, 3)
     # The anchor's own confidence: a still camera has pairs without parallax, yet its world is well known.
-    weights = anchor.information[step] * (information(pair.conf_b[step]) + PAIR_CONFIDENCE_FLOOR)
-    weights = (weights * anchor.static[step]).reshape(-1)
+    weights = anchor.information * (information(pair.conf_b) + PAIR_CONFIDENCE_FLOOR)
+    weights = (weights * anchor.static).reshape(-1)
     weights = torch.where((in_new[:, 2] > 0) & torch.isfinite(world[:, 2]), weights, torch.zeros_like(weights))
-    return Observation(torch.nan_to_num(world), in_new, project(in_new, K), weights, pixel_noise(pair, K, step))
+    return Observation(torch.nan_to_num(world), in_new, project(in_new, K), weights, pixel_noise(pair, K))
 
 
-def pair_intrinsics(pair: PairGeometry, K: torch.Tensor, step: tuple[slice, slice]) -> torch.Tensor:
+def pair_intrinsics(pair: PairSample, K: torch.Tensor) -> torch.Tensor:
     """(3, 3) K with the focal length that the backbone believes in: a network knows no camera_info.
 
     Its pointmaps are as much too wide or too narrow as its focal length is too short or too long, so that points must
     be projected with it to land on the pixels that are meant. Weighted median over the pixels of a.
     """
-    if pixel_noise(pair, K, step) < EXACT * K[0, 0]:
+    if pixel_noise(pair, K) < EXACT * K[0, 0]:
         return K
-    offset = pixel_grid(*pair.points_a.shape[:2], device=pair.points_a.device)[step] - K[:2, 2].to(pair.points_a)
-    slope = torch.nan_to_num(pair.points_a[step][..., :2] / pair.points_a[step][..., 2:].clamp(min=1e-9))
+    offset = pair.pixels - K[:2, 2].to(pair.pixels)
+    slope = torch.nan_to_num(pair.points_a[..., :2] / pair.points_a[..., 2:].clamp(min=1e-9))
     square = (slope * slope).sum(-1).flatten()
     if not bool(square.any()):
         return K  # points on the axis alone: garbage, and the pixels will say so
@@ -268,23 +346,21 @@ def pair_intrinsics(pair: PairGeometry, K: torch.Tensor, step: tuple[slice, slic
     return own if focal > 0 else K
 
 
-def pixel_noise(pair: PairGeometry, K: torch.Tensor, step: tuple[slice, slice]) -> float:
+def pixel_noise(pair: PairSample, K: torch.Tensor) -> float:
     """How far, in pixels, the backbone puts a's points from a's own pixels: its error across the rays (median)."""
-    truth = pixel_grid(*pair.points_a.shape[:2], device=pair.points_a.device)[step]
-    return float((project(pair.points_a[step], K) - truth).norm(dim=-1).median())
+    return float((project(pair.points_a, K) - pair.pixels).norm(dim=-1).median())
 
 
-def pair_pose(pair: PairGeometry, static_b: torch.Tensor, K: np.ndarray) -> torch.Tensor:
+def pair_pose(pair: PairSample, static_b: torch.Tensor, K: np.ndarray) -> torch.Tensor:
     """(4, 4) b_from_a of a pair, in pair units: b's points (in a's camera) on b's own pixels.
 
-    static_b: (h, w) weight, 1 where static. Raises ValueError if nothing static is there.
+    static_b: (n, m) weight on the sub-grid, 1 where static. Raises ValueError if nothing static is there.
     """
-    step = sampling(pair.points_b.shape[:2])
-    points = pair.points_b[step].reshape(-1, 3)
+    points = pair.points_b.reshape(-1, 3)
     weights = (information(pair.conf_b) + PAIR_CONFIDENCE_FLOOR) * static_b
-    pixels = pixel_grid(*pair.points_b.shape[:2], device=points.device)[step].reshape(-1, 2)
-    start = torch.eye(4, dtype=torch.float64, device=points.device)
-    intrinsics = pair_intrinsics(pair, torch.from_numpy(K), step).to(points.device)
+    start = torch.eye(4, dtype=torch.float64)
+    intrinsics = pair_intrinsics(pair, torch.from_numpy(K))
     # `register` returns world_from_cam; with a as the world and b as the camera that is a_from_b.
-    registration = register(points, pixels, weights[step].reshape(-1), intrinsics, start, PAIR_POSE_ITERATIONS)
+    pixels = pair.pixels.reshape(-1, 2)
+    registration = register(points, pixels, weights.reshape(-1), intrinsics, start, PAIR_POSE_ITERATIONS)
     return invert_se3(registration.world_from_cam)

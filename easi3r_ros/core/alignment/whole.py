@@ -18,6 +18,7 @@ from easi3r_ros.core.alignment.placement import (
     PLACED,
     information,
     pair_intrinsics,
+    pair_sample,
     pixel_noise,
     world_covariance,
 )
@@ -106,14 +107,13 @@ def sighting(pair: PairGeometry, K: np.ndarray) -> Sighting | None:
 
     K: (3, 3), of which the principal point and the aspect ratio count; the focal length is the pair's own.
     """
-    step = grid(tuple(pair.points_a.shape[:2]))
-    other = pair.points_b[step].cpu()
-    believed = pair_intrinsics(pair, torch.from_numpy(K), step)
-    if not pixel_noise(pair, believed, step) <= MAX_PIXEL_NOISE * K[0, 0]:
+    sample = pair_sample(pair, grid(tuple(pair.points_a.shape[:2])))
+    believed = pair_intrinsics(sample, torch.from_numpy(K))
+    if not pixel_noise(sample, believed) <= MAX_PIXEL_NOISE * K[0, 0]:
         return None
     # A pair without parallax knows no depth but still where pixels are.
-    weight = (information(pair.conf_b[step].cpu()) + PAIR_CONFIDENCE_FLOOR) * (other[..., 2] > 0)
-    pixels = torch.nan_to_num(project(other, believed))
+    weight = (information(sample.conf_b) + PAIR_CONFIDENCE_FLOOR) * (sample.points_b[..., 2] > 0)
+    pixels = torch.nan_to_num(project(sample.points_b, believed))
     return Sighting(pair.a, pixels.reshape(-1, 2), torch.nan_to_num(weight).reshape(-1).float())
 
 

@@ -11,7 +11,7 @@ from easi3r_lab.eval import depth as depth_eval
 from easi3r_lab.training.evaluation import held_out_pairs, rotation_degrees
 from easi3r_lab.training.pairs import Direction
 from easi3r_lab.training.plan import TINY
-from easi3r_ros.core.alignment.placement import pair_pose
+from easi3r_ros.core.alignment.placement import pair_pose, pair_sample
 from easi3r_ros.core.backbone import Backbone
 from easi3r_ros.core.config import PreprocessConfig
 from easi3r_ros.core.preprocess import prepare
@@ -61,7 +61,8 @@ def _measure(pair: PairGeometry, K: np.ndarray, truth: Direction, a_from_b: torc
         depth = depth_eval.score(known, true_depth)
     except ValueError:  # no parallax, and the backbone needs it
         depth = depth_eval.DepthScore(float("nan"), float("nan"), float("nan"), 0.0)
-    b_from_a = pair_pose(pair, torch.ones_like(pair.conf_b), K)
+    sample = pair_sample(pair)
+    b_from_a = pair_pose(sample, torch.ones_like(sample.conf_b), K)
     error = b_from_a @ a_from_b.double()  # the identity, if it were right
     true_step = a_from_b[:3, 3].double()
     found_step = torch.linalg.inv(b_from_a)[:3, 3]
