@@ -123,6 +123,30 @@ def messages() -> Finding:
     return Finding("messages", OK, "easi3r_ros/msg")
 
 
+def images() -> Finding:
+    return _ros_library("images", "cv_bridge", "reads Bayer and 16-bit colour, own code the rest", "reads all of them")
+
+
+def clouds() -> Finding:
+    return _ros_library("clouds", "sensor_msgs_py", "makes them", "makes them")
+
+
+def _ros_library(subject: str, name: str, job: str, without: str) -> Finding:
+    """A library of ROS that is used where it is, and not missed where it is not."""
+    if importlib.util.find_spec("sensor_msgs") is None:
+        return Finding(subject, OK, f"no ROS 2: own code {without}")
+    from easi3r_ros.messages import ros_libraries
+
+    library = getattr(ros_libraries, name)()
+    if library.entry is not None:
+        return Finding(subject, OK, f"{name} {job}")
+    detail = f"{name} {library.why_not}: own code {without}"
+    if library.broken:
+        advice = "nothing to do for this package; other nodes may need a reinstallation, or pip install 'numpy<2'"
+        return Finding(subject, WARN, detail, advice)
+    return Finding(subject, OK, detail)
+
+
 def middleware() -> Finding:
     chosen = os.environ.get("RMW_IMPLEMENTATION")
     if not chosen:
@@ -177,6 +201,8 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     video,
     ros,
     messages,
+    images,
+    clouds,
     middleware,
     discovery,
     checkpoints,

@@ -16,7 +16,8 @@ from rosbags.typesys import Stores, get_typestore
 from easi3r_ros.core.types import Frame
 from easi3r_ros.io.sources import BAG_SUFFIXES, FrameSource, SourceError
 from easi3r_ros.messages.calibration import CameraModel
-from easi3r_ros.messages.images import ConversionError, rgb_from_compressed, rgb_from_image
+from easi3r_ros.messages.images import ConversionError, rgb_from_compressed
+from easi3r_ros.messages.ros_libraries import camera_image
 
 
 def open_bag(path: Path) -> AnyReader:
@@ -76,7 +77,7 @@ def _damaged(path: Path, error: Exception) -> SourceError:
 
 log = logging.getLogger(__name__)
 
-DECODERS = {"sensor_msgs/msg/Image": rgb_from_image, "sensor_msgs/msg/CompressedImage": rgb_from_compressed}
+DECODERS = {"sensor_msgs/msg/Image": camera_image, "sensor_msgs/msg/CompressedImage": rgb_from_compressed}
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 
 

@@ -1,4 +1,7 @@
-"""Arrays out: results of the pipeline as messages. Bulk data is put into `data` as array.array, rclpy's fast way."""
+"""Arrays out: results of the pipeline as messages.
+
+For clouds ask ros_libraries.point_cloud, which takes sensor_msgs_py where it is installed.
+"""
 
 from __future__ import annotations
 
@@ -64,15 +67,11 @@ def image_message(image: np.ndarray, encoding: str, header: Header) -> Image:
         raise ValueError(f"an image of shape {image.shape} cannot be {encoding}")
     pixels = np.ascontiguousarray(image, _IMAGE_DTYPES[encoding])
     height, width = pixels.shape[:2]
-    return Image(
-        header=header,
-        height=height,
-        width=width,
-        encoding=encoding,
-        is_bigendian=0,
-        step=pixels.nbytes // height,
-        data=_data(pixels),
+    message = Image(
+        header=header, height=height, width=width, encoding=encoding, is_bigendian=0, step=pixels.nbytes // height
     )
+    _fill(message, pixels)
+    return message
 
 
 def mask_message(mask: np.ndarray, header: Header) -> Image:
@@ -80,28 +79,46 @@ def mask_message(mask: np.ndarray, header: Header) -> Image:
     return image_message(mask.astype(np.uint8) * 255, "mono8", header)
 
 
-def cloud_message(cloud: PointCloud, header: Header) -> PointCloud2:
-    """Unordered cloud with float32 fields x, y, z, rgb (0x00RRGGBB in a float's bits, as PCL has it), confidence."""
+def packed_points(cloud: PointCloud) -> np.ndarray:
+    """(N,) of CLOUD_DTYPE; rgb is 0x00RRGGBB in a float's bits, as PCL has it."""
     points = np.empty(len(cloud.xyz), CLOUD_DTYPE)
     points["x"], points["y"], points["z"] = cloud.xyz.T
-    red, green, blue = cloud.rgb.astype(np.uint32).T
-    points["rgb"] = (red << 16 | green << 8 | blue).astype("<u4").view("<f4")
+    colours = cloud.rgb[:, 0].astype("<u4")
+    for channel in (1, 2):
+        colours <<= 8
+        colours |= cloud.rgb[:, channel]
+    points["rgb"] = colours.view("<f4")
     points["confidence"] = cloud.confidence
-    fields = [
+    return points
+
+
+def point_fields() -> list[PointField]:
+    """The fields of CLOUD_DTYPE."""
+    return [
         PointField(name=name, offset=CLOUD_DTYPE.fields[name][1], datatype=PointField.FLOAT32, count=1)
         for name in CLOUD_DTYPE.names
     ]
-    return PointCloud2(
+
+
+def is_dense(cloud: PointCloud) -> bool:
+    return bool(np.isfinite(cloud.xyz).all())
+
+
+def cloud_message(cloud: PointCloud, header: Header) -> PointCloud2:
+    """Unordered cloud with float32 fields x, y, z, rgb and confidence."""
+    points = packed_points(cloud)
+    message = PointCloud2(
         header=header,
         height=1,
         width=len(points),
-        fields=fields,
+        fields=point_fields(),
         is_bigendian=False,
         point_step=CLOUD_DTYPE.itemsize,
         row_step=points.nbytes,
-        data=_data(points),
-        is_dense=bool(np.isfinite(cloud.xyz).all()),
+        is_dense=is_dense(cloud),
     )
+    _fill(message, points)
+    return message
 
 
 def camera_info_message(
@@ -176,7 +193,10 @@ def _decomposed(transform: np.ndarray) -> tuple[dict[str, float], Quaternion]:
     return dict(zip("xyz", (float(value) for value in transform[:3, 3]), strict=True)), Quaternion(x=x, y=y, z=z, w=w)
 
 
-def _data(values: np.ndarray) -> array.array:
-    data = array.array("B")
-    data.frombytes(values.tobytes())
-    return data
+def _fill(message: Image | PointCloud2, values: np.ndarray) -> None:
+    """Put contiguous values into `data`, which is still empty."""
+    if isinstance(message.data, array.array):
+        # In place: rclpy's constructor and setter would copy what they are given, once or twice.
+        message.data.frombytes(values.reshape(-1).view(np.uint8))
+    else:
+        message.data = values.tobytes()

@@ -1,6 +1,7 @@
 """Messages in: sensor_msgs Image, CompressedImage and CameraInfo to arrays, by their fields alone.
 
-Any object with the fields of the message will do (rclpy's, rosbags', a test's), so nothing here imports ROS.
+Any object with the fields of the message will do (rclpy's, rosbags', a test's), so nothing here imports ROS. For camera
+images ask ros_libraries.camera_image, which takes cv_bridge for some of them where it is installed.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import cv2
@@ -24,15 +26,30 @@ class Layout:
 
     dtype: str  # NumPy type of one element without byte order: u1, i1, u2, i2, i4, f4, f8
     channels: int
-    to_rgb: Callable[[np.ndarray], np.ndarray] | None  # (H, W[, C]) native -> (H, W, 3) same depth; None: no colours
+    to_rgb: Callable[[np.ndarray], np.ndarray] | None  # (H, W[, C]) native -> (H, W, 3) uint8; None: no colours
 
     @property
     def itemsize(self) -> int:
         return np.dtype(self.dtype).itemsize
 
 
+def to_8bit(image: np.ndarray) -> np.ndarray:
+    """uint8 as it is, uint16 divided by 257 = 65535/255 and rounded."""
+    # OpenCV's product is rounded in single precision; 257 is odd, so no quotient is near enough to a half to go wrong.
+    return image if image.dtype == np.uint8 else cv2.convertScaleAbs(image, alpha=255 / 65535)
+
+
 def _cvt(code: int) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda image: cv2.cvtColor(image, code)
+    return lambda image: cv2.cvtColor(to_8bit(image), code)
+
+
+def _rgb(image: np.ndarray) -> np.ndarray:
+    return np.array(image, order="C") if image.dtype == np.uint8 else to_8bit(image)
+
+
+def _demosaiced(code: int) -> Callable[[np.ndarray], np.ndarray]:
+    """16-bit sensors keep their depth until their neighbours are averaged."""
+    return lambda image: to_8bit(cv2.cvtColor(image, code))
 
 
 _GRAY = _cvt(cv2.COLOR_GRAY2RGB)
@@ -52,12 +69,12 @@ def _packed_layouts() -> dict[str, Layout]:
     layouts = {}
     for bits, dtype in (("8", "u1"), ("16", "u2")):
         layouts[f"mono{bits}"] = Layout(dtype, 1, _GRAY)
-        layouts[f"rgb{bits}"] = Layout(dtype, 3, np.copy)
+        layouts[f"rgb{bits}"] = Layout(dtype, 3, _rgb)
         layouts[f"bgr{bits}"] = Layout(dtype, 3, _BGR)
         layouts[f"rgba{bits}"] = Layout(dtype, 4, _cvt(cv2.COLOR_RGBA2RGB))
         layouts[f"bgra{bits}"] = Layout(dtype, 4, _BGRA)
         for pattern, code in _BAYER_CODES.items():
-            layouts[f"bayer_{pattern}{bits}"] = Layout(dtype, 1, _cvt(code))
+            layouts[f"bayer_{pattern}{bits}"] = Layout(dtype, 1, _demosaiced(code))
     for name in ("uyvy", "yuv422"):
         layouts[name] = Layout("u1", 2, _cvt(cv2.COLOR_YUV2RGB_UYVY))
     for name in ("yuyv", "yuv422_yuy2"):
@@ -66,7 +83,13 @@ def _packed_layouts() -> dict[str, Layout]:
 
 
 _PACKED = _packed_layouts()
-_PLANAR = ("nv21", "nv24")
+# Rows of `width` bytes per row of the image. nv12 is not in sensor_msgs before 2025, but many cameras send it.
+_PLANAR = {
+    "nv12": Fraction(3, 2),
+    "nv21": Fraction(3, 2),
+    "nv24": Fraction(3),
+}
+_SEMI_PLANAR_CODES = {"nv12": cv2.COLOR_YUV2RGB_NV12, "nv21": cv2.COLOR_YUV2RGB_NV21}
 _ABSTRACT = re.compile(r"(8U|8S|16U|16S|32S|32F|64F)(?:C([1-9]\d{0,2})?)?")
 _DTYPES = {"8U": "u1", "8S": "i1", "16U": "u2", "16S": "i2", "32S": "i4", "32F": "f4", "64F": "f8"}
 # Abstract encodings carry no colour order; unsigned images with these channel counts are what OpenCV programs publish
@@ -112,7 +135,7 @@ def decode(data: np.ndarray, encoding: str, width: int, height: int, step: int, 
 
     May share memory with `data`.
 
-    data: (n,) uint8. step: bytes per row. nv21 gives its two planes as (H * 3 / 2, W), nv24 as (H * 3, W).
+    data: (n,) uint8. step: bytes per row. nv12 and nv21 give their two planes as (H * 3 / 2, W), nv24 as (H * 3, W).
     Raises ConversionError if the size, the step or the amount of data do not fit the encoding.
     """
     if width <= 0 or height <= 0:
@@ -122,8 +145,10 @@ def decode(data: np.ndarray, encoding: str, width: int, height: int, step: int, 
     layout = layout_of(encoding)
     row = width * layout.channels * layout.itemsize
     rows = _rows(data, height, step, row, f"{encoding} image of {width} x {height}")
+    if layout.itemsize > 1:
+        rows = np.ascontiguousarray(rows)  # padding may leave a row where no number of this size can start
     order = ">" if bigendian else "<"
-    image = np.ascontiguousarray(rows).view(f"{order}{layout.dtype}").astype(layout.dtype, copy=False)
+    image = rows.view(f"{order}{layout.dtype}").astype(layout.dtype, copy=False)
     return image if layout.channels == 1 else image.reshape(height, width, layout.channels)
 
 
@@ -135,18 +160,11 @@ def decode_rgb(data: np.ndarray, encoding: str, width: int, height: int, step: i
     require_colour(encoding)
     _require_even(encoding, width, height)
     image = decode(data, encoding, width, height, step, bigendian)
-    if encoding == "nv21":
-        return cv2.cvtColor(image, cv2.COLOR_YUV2RGB_NV21)
+    if encoding in _SEMI_PLANAR_CODES:
+        return cv2.cvtColor(image, _SEMI_PLANAR_CODES[encoding])
     if encoding == "nv24":
         return _nv24_to_rgb(image, width, height)
-    return to_8bit(layout_of(encoding).to_rgb(image))
-
-
-def to_8bit(image: np.ndarray) -> np.ndarray:
-    """uint8 as it is, uint16 divided by 257 = 65535/255 and rounded."""
-    if image.dtype == np.uint8:
-        return image
-    return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return layout_of(encoding).to_rgb(image)
 
 
 def _rows(data: np.ndarray, height: int, step: int, row: int, what: str) -> np.ndarray:
@@ -161,12 +179,13 @@ def _rows(data: np.ndarray, height: int, step: int, row: int, what: str) -> np.n
 
 
 def _planes(data: np.ndarray, encoding: str, width: int, height: int, step: int) -> np.ndarray:
-    """Luma rows, then the interleaved chroma rows: half as many for nv21, as many but twice as wide for nv24."""
-    row_count = height * 3 // 2 if encoding == "nv21" else height * 3
-    # sensor_msgs says that nv21 has two channels, so some drivers announce step = 2 * width of planes without padding.
+    """Luma rows, then the interleaved chroma rows: half as many, or for nv24 as many but twice as wide."""
+    row_count = int(height * _PLANAR[encoding])
+    # Drivers disagree about the step of planes without padding: width, 2 * width (sensor_msgs once counted two
+    # channels), all the data divided by the height. Their amount is that of no other layout.
     stride = width if data.size == row_count * width else step
     what = f"{encoding} image of {width} x {height}"
-    if encoding == "nv21":
+    if encoding != "nv24":
         return _rows(data, row_count, stride, width, what)
     luma = _rows(data, height, stride, width, what)
     chroma = _rows(data[height * stride :], height, 2 * stride, 2 * width, f"chroma of {what}")
@@ -174,17 +193,19 @@ def _planes(data: np.ndarray, encoding: str, width: int, height: int, step: int)
 
 
 def _require_even(encoding: str, width: int, height: int) -> None:
-    columns = encoding in ("uyvy", "yuv422", "yuyv", "yuv422_yuy2", "nv21")
-    if (columns and width % 2) or (encoding == "nv21" and height % 2):
+    columns = encoding in ("uyvy", "yuv422", "yuyv", "yuv422_yuy2", *_SEMI_PLANAR_CODES)
+    if (columns and width % 2) or (encoding in _SEMI_PLANAR_CODES and height % 2):
         raise ConversionError(f"{encoding} shares colours between neighbouring pixels: {width} x {height} must be even")
 
 
+# BT.601, limited range: what OpenCV applies to the other YUV encodings, for which it has no nv24.
+_RGB_FROM_YUV = np.array([[1.164, 0, 1.596], [1.164, -0.391, -0.813], [1.164, 2.018, 0]])
+_RGB_FROM_YUV1 = np.column_stack([_RGB_FROM_YUV, -_RGB_FROM_YUV @ [16, 128, 128]])
+
+
 def _nv24_to_rgb(planes: np.ndarray, width: int, height: int) -> np.ndarray:
-    """BT.601, limited range: what OpenCV applies to the other YUV encodings, for which it has no nv24."""
-    luma = 1.164 * (planes[:height].astype(np.float32) - 16)
-    u, v = np.moveaxis(planes[height:].reshape(height, width, 2).astype(np.float32) - 128, 2, 0)  # (2h, w) -> (h, w, 2)
-    rgb = np.stack([luma + 1.596 * v, luma - 0.813 * v - 0.391 * u, luma + 2.018 * u], axis=2)
-    return np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
+    yuv = cv2.merge([planes[:height], planes[height:].reshape(height, width, 2)])  # (2h, w) -> (h, w, 2)
+    return cv2.transform(yuv, _RGB_FROM_YUV1)
 
 
 _DISTORTION_EPS = 1e-12

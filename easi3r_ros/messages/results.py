@@ -23,6 +23,7 @@ from easi3r_ros.messages.message_types import (
     TransformStamped,
     WindowStatus,
 )
+from easi3r_ros.messages.ros_libraries import point_cloud
 
 TOPICS = {  # name under ~/ -> message class
     "mask": Image,
@@ -110,7 +111,7 @@ class ResultMessages:
             return
         static, dynamic = split_cloud(result, self._clouds)
         for name in names:
-            yield name, messages.cloud_message(static if name == "points/static" else dynamic, header)
+            yield name, point_cloud(static if name == "points/static" else dynamic, header)
 
     def _poses(self, result: FrameResult, header: Header, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Any]]:
         in_map = self._in_map(header)

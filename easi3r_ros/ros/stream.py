@@ -12,7 +12,8 @@ from rclpy.lifecycle import LifecycleNode
 
 from easi3r_ros.messages.calibration import CameraModel
 from easi3r_ros.messages.conversions import stamp_ns
-from easi3r_ros.messages.images import ConversionError, rgb_from_compressed, rgb_from_image
+from easi3r_ros.messages.images import ConversionError, rgb_from_compressed
+from easi3r_ros.messages.ros_libraries import camera_image
 from easi3r_ros.messages.status import BackboneInfo, Timing, status_message, total_latency_ms
 from easi3r_ros.ros.inputs import CameraInput, camera_topics
 from easi3r_ros.ros.monitor import Monitor
@@ -26,7 +27,7 @@ _BAG_CAPACITY = 4
 _INFO_PATIENCE = 2.0
 # A slow network may have an image in hand for longer; the reset then takes effect after its result.
 _RESET_PATIENCE = 5.0
-_READERS = {"raw": rgb_from_image, "compressed": rgb_from_compressed}
+_READERS = {"raw": camera_image, "compressed": rgb_from_compressed}
 
 
 @dataclass(frozen=True)
