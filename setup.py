@@ -2,4 +2,5 @@
 
 from setuptools import setup
 
-setup()
+# In pyproject.toml releases of setuptools disagree on how to write it: {text = ...} until 76, a plain string since 77.
+setup(license="Apache-2.0")

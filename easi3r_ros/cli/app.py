@@ -18,6 +18,7 @@ from easi3r_lab.cli import bench, demo, evaluate, train, verify
 from easi3r_ros import __version__
 from easi3r_ros.cli import doctor, play, run, weights
 from easi3r_ros.core.config import ConfigError
+from easi3r_ros.libraries import explained
 
 USER_ERROR = 2
 INTERRUPTED = 130  # as shells report an interrupt
@@ -66,14 +67,10 @@ def common(
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    from rich.console import Console
-    from rich.logging import RichHandler
-
     context.obj.debug = debug
     if not debug:  # what FFmpeg mutters about a broken file, our own error says in words
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(message)s", handlers=[handler])
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -102,6 +99,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _words(error: Exception) -> str:
     """The message, if it was written for a person; else also what kind of error it is."""
+    if isinstance(error, ImportError) and (words := explained(error)):
+        return words
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     written_for_a_person = isinstance(error, ConfigError) or type(error).__module__.startswith("easi3r_ros.")

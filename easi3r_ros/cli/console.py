@@ -7,16 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from easi3r_ros.libraries import needed
 
 
 class CommandError(RuntimeError):
@@ -38,7 +29,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def frame_progress(total: int | None) -> Iterator[Callable[[FrameResult], None]]:
-    """A bar over `total` frames (None: not known), advanced by each call with a result."""
+    """A bar over `total` frames (None: not known), advanced by each call with a result. Raises MissingLibrary."""
+    with needed("rich"):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     columns = ("frames", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=total)
@@ -52,14 +46,12 @@ def frame_progress(total: int | None) -> Iterator[Callable[[FrameResult], None]]
 
 @contextmanager
 def download_progress() -> Iterator[Callable[[str, int, int | None], None]]:
-    """A bar per file, set by calls with (file name, bytes so far, bytes in all if known)."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
+    """A bar per file, set by calls with (file name, bytes so far, bytes in all if known). Raises MissingLibrary."""
+    with needed("rich"):
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import TransferSpeedColumn as SpeedColumn
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), SpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         tasks: dict[str, int] = {}
 

@@ -13,13 +13,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import typer
-
+from easi3r_ros import libraries
 from easi3r_ros.io import hub as weights
 
 OK, WARN, FAIL = "ok", "warn", "fail"
-PYTHONS = ((3, 10), (3, 12))
-LIBRARIES = ("numpy", "scipy", "sklearn", "skimage", "safetensors", "rosbags", "evo", "matplotlib")
+PYTHONS = ((3, 10), (3, 14))
 LOW_DISK_GB = 5.0
 
 
@@ -35,13 +33,14 @@ def examine() -> Iterator[Finding]:
     """One finding after the other; none of them raises."""
     for check in CHECKS:
         try:
-            yield check()
+            found = check()
+            yield from [found] if isinstance(found, Finding) else found
         except Exception as error:  # a broken installation may fail in any way, and the other findings still matter
             yield Finding(check.__name__.replace("_", " "), FAIL, f"{type(error).__name__}: {error}", "reinstall it")
 
 
 def python() -> Finding:
-    version = f"{platform.python_version()} ({sys.executable})"
+    version = f"{platform.python_version()} ({sys.executable}{_environment()})"
     low, high = PYTHONS
     if sys.version_info < low:
         return Finding("python", FAIL, version, f"use Python {low[0]}.{low[1]} to {high[0]}.{high[1]}")
@@ -50,13 +49,62 @@ def python() -> Finding:
     return Finding("python", OK, version)
 
 
-def torch() -> Finding:
-    import torch
+def _environment() -> str:
+    """What kind of environment this Python is: it decides how a missing library is installed."""
+    if sys.prefix == sys.base_prefix:
+        return ""
+    settings = Path(sys.prefix) / "pyvenv.cfg"
+    sees = settings.is_file() and "include-system-site-packages = true" in settings.read_text().lower()
+    return f", a virtual environment {'with' if sees else 'without'} the system's packages"
 
-    return Finding("torch", OK, f"{torch.__version__}, {torch.get_num_threads()} threads")
+
+def needed_libraries() -> list[Finding]:
+    """What nothing works without, imported for real: what is installed may still not fit together."""
+    return [_needed_library(library) for library in libraries.REQUIRED]
 
 
-def cuda() -> Finding:
+def _needed_library(library: libraries.Library) -> Finding:
+    try:
+        module = importlib.import_module(library.module)
+    except ModuleNotFoundError as error:
+        if error.name != library.module:
+            raise
+        return Finding(library.pip, FAIL, f"missing: {library.use} needs it", libraries.how_to_get(library))
+    except Exception as error:  # compiled for another NumPy, a missing shared library, ...
+        return Finding(library.pip, FAIL, f"{type(error).__name__}: {_first_line(error)}", _repair(library, error))
+    return Finding(library.pip, OK, str(getattr(module, "__version__", "version not known")))
+
+
+def _repair(library: libraries.Library, error: Exception) -> str:
+    if "numpy" in str(error).lower() or "_ARRAY_API" in str(error):
+        return "it was compiled for another major version of NumPy (apt's for NumPy 1): pip install 'numpy<2'"
+    return f"reinstall {library.pip}"
+
+
+def _is_there(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "")
+
+
+def optional_libraries() -> list[Finding]:
+    """What some need: installed or not, what for, and how to get it for this Python."""
+    return [_optional_library(library) for library in libraries.OPTIONAL]
+
+
+def _optional_library(library: libraries.Library) -> Finding:
+    if old := libraries.too_old(library):
+        return Finding(library.pip, WARN, f"{old} is too old: {library.use}", libraries.how_to_get(library))
+    if not _is_there(library.module):
+        return Finding(library.pip, WARN, f"not installed: {library.use}", libraries.how_to_get(library))
+    return Finding(library.pip, OK, f"{libraries.version(library) or 'version not known'}: {library.use}")
+
+
+def cuda() -> Finding | list[Finding]:
+    if not _is_there("torch"):
+        return []
     import torch
 
     if torch.cuda.is_available():
@@ -68,21 +116,10 @@ def cuda() -> Finding:
     return Finding("cuda", WARN, f"torch has CUDA {torch.version.cuda}, but no GPU is usable", "look at nvidia-smi")
 
 
-def libraries() -> Finding:
-    missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
-    if missing:
-        return Finding("libraries", FAIL, f"missing: {', '.join(missing)}", "pip install -r requirements.txt")
-    return Finding("libraries", OK, ", ".join(LIBRARIES))
-
-
-def opencv() -> Finding:
-    import cv2
-
-    return Finding("opencv", OK, cv2.__version__)
-
-
-def video() -> Finding:
+def video() -> Finding | list[Finding]:
     """Write a short MP4 and read it back."""
+    if not _is_there("cv2"):
+        return []
     import cv2
     import numpy as np
 
@@ -104,10 +141,12 @@ def video() -> Finding:
 
 def ros() -> Finding:
     if importlib.util.find_spec("rclpy") is None:
-        advice = (
-            "needed for the node and for play: source ROS 2, or run scripts/setup; run, verify and weights work without"
-        )
+        advice = "needed for the node and for play: source ROS 2, or run scripts/setup; run and weights work without"
         return Finding("ros", WARN, "no ROS 2", advice)
+    try:
+        importlib.import_module("rclpy")
+    except ImportError as error:
+        return Finding("ros", FAIL, f"rclpy: {_first_line(error)}", libraries.explained(error) or "reinstall ROS 2")
     distribution = os.environ.get("ROS_DISTRO")
     home = f"apt, {distribution}" if distribution else "the wheels"
     location = Path(importlib.util.find_spec("rclpy").origin).parent
@@ -192,12 +231,11 @@ def disk() -> Finding:
     return Finding("disk", OK, detail)
 
 
-CHECKS: tuple[Callable[[], Finding], ...] = (
+CHECKS: tuple[Callable[[], Finding | list[Finding]], ...] = (
     python,
-    torch,
+    needed_libraries,
+    optional_libraries,
     cuda,
-    libraries,
-    opencv,
     video,
     ros,
     messages,
@@ -210,18 +248,20 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
 )
 
 
-COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+COLOURS = {OK: 32, WARN: 33, FAIL: 31}  # of terminals: green, yellow, red
 
 
 def doctor() -> None:
-    """Check Python, torch, CUDA, ROS, video, checkpoints and disk; exit status 1 if something must be repaired."""
-
+    """Check Python, libraries, CUDA, ROS, video, checkpoints and disk; exit status 1 if something must be repaired."""
+    # Works without typer, so that it can say that typer is missing.
     failed = False
     for finding in examine():
-        status = typer.style(f"{finding.status:<4}", fg=COLOURS[finding.status])
-        typer.echo(f"{status}  {finding.subject:<12}{finding.detail}")
+        status = f"{finding.status:<4}"
+        if sys.stdout.isatty():
+            status = f"\033[{COLOURS[finding.status]}m{status}\033[0m"
+        print(f"{status}  {finding.subject:<24}{finding.detail}")
         if finding.advice:
-            typer.echo(f"{'':18}{finding.advice}")
+            print(f"{'':30}{finding.advice}")
         failed = failed or finding.status == FAIL
     if failed:
-        raise typer.Exit(1)
+        sys.exit(1)

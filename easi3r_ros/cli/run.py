@@ -55,11 +55,13 @@ def run(
     from easi3r_ros.core.backbone import suit_threads
     from easi3r_ros.core.pipeline import Pipeline
     from easi3r_ros.io import open_source
-    from easi3r_ros.io.recording import open_writers, prepare_folder, run_globally, write_summary
+    from easi3r_ros.io.recording import check_outputs, open_writers, prepare_folder, run_globally, write_summary
     from easi3r_ros.io.recording import run as run_pipeline
     from easi3r_ros.messages.status import BackboneInfo
 
     chosen = {"masks": masks, "trajectory": trajectory, "clouds": clouds, "video": video, "bag": bag}
+    outputs = [name for name, wanted in chosen.items() if wanted]
+    check_outputs(outputs)
     settings = _config(config, checkpoint, device, assignments or [])
     with open_source(source, topic=topic, rate=rate, camera_info=camera_info) as frames:
         journal = PairJournal() if globally else None
@@ -68,7 +70,6 @@ def run(
         backbone = BackboneInfo(pipeline.backbone.name, settings.backbone.checkpoint)
         prepare_folder(out, overwrite)
         _say_backbone(backbone.name, settings)
-        outputs = [name for name, wanted in chosen.items() if wanted]
         writers = partial(open_writers, out, outputs, frames, settings, backbone, clouds_every)
         progress = partial(frame_progress, min((n for n in (frames.length, max_frames) if n is not None), default=None))
         if journal is not None:

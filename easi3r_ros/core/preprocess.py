@@ -17,7 +17,7 @@ def prepare(frame: Frame, spec: InputSpec, config: PreprocessConfig) -> NetworkI
     shrinks = max(transform.resized_size) < max(width, height)
     resized = Image.fromarray(frame.image)
     if transform.resized_size != (width, height):
-        filter_ = Image.Resampling.LANCZOS if shrinks else Image.Resampling.BICUBIC
+        filter_ = Image.LANCZOS if shrinks else Image.BICUBIC
         resized = resized.resize(transform.resized_size, filter_)
     (x0, y0), (w, h) = transform.crop, transform.size
     image = np.array(resized)[y0 : y0 + h, x0 : x0 + w]  # a writable copy: torch shares its memory

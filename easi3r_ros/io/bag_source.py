@@ -9,15 +9,17 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
-from rosbags.highlevel import AnyReader
-from rosbags.interfaces import Connection, TopicInfo
-from rosbags.typesys import Stores, get_typestore
-
 from easi3r_ros.core.types import Frame
 from easi3r_ros.io.sources import BAG_SUFFIXES, FrameSource, SourceError
+from easi3r_ros.libraries import needed
 from easi3r_ros.messages.calibration import CameraModel
 from easi3r_ros.messages.images import ConversionError, rgb_from_compressed
 from easi3r_ros.messages.ros_libraries import camera_image
+
+with needed("rosbags"):
+    from rosbags.highlevel import AnyReader
+    from rosbags.interfaces import Connection, TopicInfo
+    from rosbags.typesys import Stores, get_typestore
 
 
 def open_bag(path: Path) -> AnyReader:

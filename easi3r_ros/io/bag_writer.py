@@ -7,16 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer, WriterError
-
 from easi3r_ros.core.config import CloudConfig
 from easi3r_ros.core.types import FrameResult
 from easi3r_ros.io.writers import ResultWriter, WriteError
+from easi3r_ros.libraries import needed
 from easi3r_ros.messages.conversions import time_message
 from easi3r_ros.messages.message_types import Header, TFMessage
 from easi3r_ros.messages.results import TOPICS, ResultMessages
 from easi3r_ros.messages.stand_ins import serialize, type_name, typestore
 from easi3r_ros.messages.status import BackboneInfo, Counts, Timing, status_message
+
+with needed("rosbags"):
+    from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer, WriterError
 
 NODE = "/easi3r"
 MAP_FRAME = "map"

@@ -8,14 +8,17 @@ from itertools import islice
 from pathlib import Path
 
 from easi3r_lab.synthetic.source import SyntheticSource
-from rosbags.interfaces import QosDurability
 
 from easi3r_ros.io.bag_source import open_bag, read_messages, topic_table
 from easi3r_ros.io.sources import FrameSource, SourceError, is_bag, open_source
+from easi3r_ros.libraries import needed
 from easi3r_ros.messages.conversions import camera_info_message, image_message, time_message
 from easi3r_ros.messages.message_types import CameraInfo, Header, Image
 from easi3r_ros.messages.schedule import TimedMessage
 from easi3r_ros.messages.stand_ins import serialize, type_name
+
+with needed("rosbags"):
+    from rosbags.interfaces import QosDurability
 
 
 def open_playback(

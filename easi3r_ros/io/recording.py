@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import json
 import pickle
 import shutil
@@ -16,17 +17,18 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from easi3r_ros.core.alignment.whole import GlobalAlignment, PairJournal, align_globally
 from easi3r_ros.core.config import PipelineConfig
 from easi3r_ros.core.types import Frame, FrameResult
-from easi3r_ros.io.bag_writer import BagWriter
 from easi3r_ros.io.sources import FrameSource, SourceError
 from easi3r_ros.io.writers import CloudWriter, MaskWriter, OverlayWriter, ResultWriter, TrajectoryWriter, WriteError
-from easi3r_ros.messages.status import BackboneInfo
+
+if TYPE_CHECKING:
+    from easi3r_ros.messages.status import BackboneInfo
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -104,6 +106,12 @@ def prepare_folder(out: Path, overwrite: bool) -> None:
         raise WriteError(f"'{out}' is not empty: choose another folder, or --overwrite what an earlier run left there")
 
 
+def check_outputs(outputs: Sequence[str]) -> None:
+    """Raises MissingLibrary if a chosen output cannot be written here: better now than at the end of a long run."""
+    if "bag" in outputs:
+        importlib.import_module("easi3r_ros.io.bag_writer")
+
+
 def open_writers(
     out: Path,
     outputs: Sequence[str],
@@ -112,13 +120,20 @@ def open_writers(
     backbone: BackboneInfo,
     clouds_every: int,
 ) -> list[ResultWriter]:
-    """Writers for the chosen OUTPUTS, in `out`. Raises WriteError and OSError."""
+    """Writers for the chosen OUTPUTS, in `out`. Raises MissingLibrary, WriteError and OSError."""
+    check_outputs(outputs)
+
+    def bag_writer(path: Path) -> ResultWriter:
+        from easi3r_ros.io.bag_writer import BagWriter
+
+        return BagWriter(path, config.clouds, backbone, lambda: source.camera_info)
+
     make: dict[str, Callable[[Path], ResultWriter]] = {
         "masks": MaskWriter,
         "trajectory": TrajectoryWriter,
         "clouds": lambda path: CloudWriter(path, config.clouds, clouds_every),
         "video": lambda path: OverlayWriter(path, source.rate or DEFAULT_RATE),
-        "bag": lambda path: BagWriter(path, config.clouds, backbone, lambda: source.camera_info),
+        "bag": bag_writer,
     }
     return [make[name](out / NAMES[name]) for name in outputs]
 

@@ -14,9 +14,9 @@ from typing import Any
 import cv2
 import numpy as np
 import yaml
-from natsort import natsorted
 
 from easi3r_ros.core.types import Frame
+from easi3r_ros.libraries import needed
 
 SYNTHETIC = "synthetic:"  # begins the name of a rendered clip
 BAG_SUFFIXES = frozenset({".mcap", ".db3"})
@@ -221,10 +221,13 @@ class FolderSource(FrameSource):
         self._rate = DEFAULT_RATE if rate is None else rate
         if not self._rate > 0:
             raise SourceError(f"the frame rate must be positive, got {rate}")
-        self._files = natsorted((p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), key=lambda p: p.name)
-        if not self._files:
+        files = [item for item in path.iterdir() if item.suffix.lower() in IMAGE_SUFFIXES]
+        if not files:
             kinds = ", ".join(sorted(IMAGE_SUFFIXES))
             raise SourceError(f"'{path}' holds neither a bag (metadata.yaml, *.mcap, *.db3) nor images ({kinds})")
+        with needed("natsort"):
+            from natsort import natsorted
+        self._files = natsorted(files, key=lambda item: item.name)
 
     @property
     def length(self) -> int:

@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rosbags.interfaces import Nodetype
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-from rosbags.typesys.store import Typestore
+
+from easi3r_ros.libraries import needed
+
+with needed("rosbags"):
+    from rosbags.interfaces import Nodetype
+    from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+    from rosbags.typesys.store import Typestore
 
 PACKAGE = "easi3r_ros"
 _ZEROS = {"string": "", "bool": False, "float32": 0.0, "float64": 0.0}

@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 
 from easi3r_ros.core.dust3r.network import Dust3rNetwork, NetworkConfig
+from easi3r_ros.libraries import needed
 
 log = logging.getLogger(__name__)
 
@@ -288,6 +287,9 @@ def _refuse_impostors(path: Path) -> None:
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
+    with needed("safetensors"):
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
     config = path.with_name("config.json")
     if not config.exists():
         raise CheckpointError(f"{config} is missing: it says which network the weights are for; get it too")
@@ -298,7 +300,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
     if not isinstance(arguments, dict):
         raise CheckpointError(f"{config} holds no constructor arguments: get it again")
     try:
-        return Checkpoint(path, arguments, safetensors.torch.load_file(path))
+        return Checkpoint(path, arguments, load_file(path))
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged or cut short ({error}): get it again; {OBTAIN}") from error
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from skimage.exposure import histogram
-from skimage.filters import threshold_multiotsu
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
+
+from easi3r_ros.libraries import needed
+
+if TYPE_CHECKING:
+    from sklearn.cluster import KMeans
 
 PUBLISHED_SEED = 42
 WARM_ITERATIONS = 3  # Lloyd steps that follow a stream from one window to the next
@@ -40,7 +42,7 @@ class TokenClusters:
         """As `cluster_tokens`, and moves the centres."""
         if self._centres is not None and len(self._centres) <= sum(map(len, tokens)):
             start = self._centres
-            model = KMeans(len(start), init=start, n_init=1, max_iter=WARM_ITERATIONS, random_state=PUBLISHED_SEED)
+            model = _k_means(len(start), tokens, init=start, max_iter=WARM_ITERATIONS)
         else:
             model = _k_means(self._clusters, tokens)
         labels = _fit(model, tokens)
@@ -60,11 +62,16 @@ def spread_cluster_means(values: Tensor, labels: Tensor) -> Tensor:
     return means[flat].to(values.dtype).view_as(values)
 
 
-def _k_means(clusters: int, tokens: Sequence[Tensor]) -> KMeans:
-    return KMeans(min(clusters, sum(map(len, tokens))), n_init="auto", random_state=PUBLISHED_SEED)
+def _k_means(clusters: int, tokens: Sequence[Tensor], **options: Any) -> KMeans:
+    with needed("sklearn"):
+        from sklearn.cluster import KMeans
+    # One start is what n_init="auto" means for k-means++; scikit-learn before 1.2 does not know that word.
+    return KMeans(min(clusters, sum(map(len, tokens))), n_init=1, random_state=PUBLISHED_SEED, **options)
 
 
 def _fit(model: KMeans, tokens: Sequence[Tensor]) -> Tensor:
+    from sklearn.exceptions import ConvergenceWarning
+
     with warnings.catch_warnings():
         # Fewer distinct tokens than clusters (a blank image), or the few warm iterations: both are fine.
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -117,7 +124,8 @@ def partitions(values: np.ndarray) -> list[Partition]:
     values = values.ravel()
     if values.min() == values.max():
         return []
-    counts, centres = histogram(values, BINS, source_range="image")
+    counts, edges = np.histogram(values, BINS)
+    centres = (edges[:-1] + edges[1:]) / 2
     return _partitions(counts, centres, values, np.ones(len(values)))
 
 
@@ -129,6 +137,8 @@ def best_threshold(candidates: list[Partition]) -> float:
 
 
 def _partitions(counts: np.ndarray, centres: np.ndarray, values: np.ndarray, weights: np.ndarray) -> list[Partition]:
+    with needed("skimage"):
+        from skimage.filters import threshold_multiotsu
     distinct = np.count_nonzero(counts)
     found = []
     for classes in CLASS_COUNTS:
