@@ -13,7 +13,6 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-from easi3r_lab.cli import bench, demo, evaluate, train, verify
 
 from easi3r_ros import __version__
 from easi3r_ros.cli import doctor, play, run, weights
@@ -35,22 +34,17 @@ class Options:
     debug: bool = False
 
 
-app = typer.Typer(
-    name="easi3r",
-    help="Dynamic masks, camera poses and point clouds from a moving camera: Easi3R without or with ROS 2.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command()(run.run)
-app.command()(play.play)
-app.command()(verify.verify)
-app.add_typer(weights.app, name="weights")
-app.add_typer(bench.app, name="bench")
-app.add_typer(evaluate.app, name="eval")
-app.command()(demo.demo)
-app.command()(train.train)
-app.command()(doctor.doctor)
+def new_app(name: str, words: str) -> typer.Typer:
+    """A command line without commands yet, which has --debug and --version, for `run_app`. words: its help."""
+    made = typer.Typer(
+        name=name,
+        help=words,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback()(common)
+    return made
 
 
 def _print_version(wanted: bool) -> None:
@@ -59,7 +53,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def common(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error, and more log.")] = False,
@@ -73,8 +66,13 @@ def common(
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; ends with SystemExit."""
+def run_app(
+    app: typer.Typer, arguments: Sequence[str] | None = None, packages: Sequence[str] = ("easi3r_ros",)
+) -> None:
+    """Run a command line of `new_app` on `arguments` (None: those of the process); ends with SystemExit.
+
+    packages: whose errors are written for people, so that their message alone is printed.
+    """
     options = Options()
     # What is being written must be closed properly, whoever ends us.
     previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -86,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if options.debug:
             traceback.print_exc()
-        _complain(_words(error))
+        _complain(_words(error, packages, app.info.name))
         sys.exit(USER_ERROR)
     finally:
         for number, handler in previous.items():
@@ -97,17 +95,31 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise Interrupted
 
 
-def _words(error: Exception) -> str:
+def _words(error: Exception, packages: Sequence[str], command: str) -> str:
     """The message, if it was written for a person; else also what kind of error it is."""
     if isinstance(error, ImportError) and (words := explained(error)):
         return words
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    written_for_a_person = isinstance(error, ConfigError) or type(error).__module__.startswith("easi3r_ros.")
+    written_for_a_person = isinstance(error, ConfigError) or type(error).__module__.split(".")[0] in packages
     if written_for_a_person and str(error):
         return str(error)
-    return f"{type(error).__name__}: {error} (unexpected: 'easi3r --debug COMMAND ...' shows where)"
+    return f"{type(error).__name__}: {error} (unexpected: '{command} --debug COMMAND ...' shows where)"
 
 
 def _complain(text: str) -> None:
     print(f"error: {text}", file=sys.stderr)
+
+
+app = new_app(
+    "easi3r", "Dynamic masks, camera poses and point clouds from a moving camera: Easi3R without or with ROS 2."
+)
+app.command()(run.run)
+app.command()(play.play)
+app.add_typer(weights.app, name="weights")
+app.command()(doctor.doctor)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the `easi3r` command; ends with SystemExit."""
+    run_app(app, arguments)

@@ -15,10 +15,10 @@ class CommandError(RuntimeError):
 
 
 def require_ros(command: str) -> None:
-    """Raises CommandError where rclpy or this package's messages cannot be found."""
+    """Raises CommandError where rclpy cannot be found. command: as it is typed, such as "easi3r play"."""
     if importlib.util.find_spec("rclpy") is None:
         raise CommandError(
-            f"'easi3r {command}' needs ROS 2: source it, or run scripts/setup and '. scripts/env.sh'. "
+            f"'{command}' needs ROS 2: source it, or run scripts/setup and '. scripts/env.sh'. "
             f"'easi3r doctor' shows what is there"
         )
 

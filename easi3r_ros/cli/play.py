@@ -35,7 +35,7 @@ def play(
     if str(source).startswith("synthetic:"):
         typer.echo("rendering the clip first, so that it plays in time ...", err=True)
     with open_playback(source, topics or [], fps, camera_info) as messages:
-        require_ros("play")
+        require_ros("easi3r play")
         from easi3r_ros.ros.player import PlayOptions
         from easi3r_ros.ros.player import play as publish
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 from pathlib import Path
-
-from easi3r_lab.synthetic.source import SyntheticSource
 
 from easi3r_ros.io.bag_source import open_bag, read_messages, topic_table
 from easi3r_ros.io.sources import FrameSource, SourceError, is_bag, open_source
@@ -22,11 +20,16 @@ with needed("rosbags"):
 
 
 def open_playback(
-    path: Path, topics: Collection[str] = (), rate: float | None = None, camera_info: Path | None = None
+    path: Path,
+    topics: Collection[str] = (),
+    rate: float | None = None,
+    camera_info: Path | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> BagMessages | FrameMessages:
     """What to play of a bag (all topics, or those named), a video, an image folder or a rendered clip.
 
-    A rendered clip is rendered here, which takes seconds. Raises SourceError.
+    A rendered clip is rendered here, which takes seconds; progress: called with the number of frames that are ready.
+    Raises SourceError.
     """
     if path.exists() and is_bag(path):
         if rate is not None or camera_info is not None:
@@ -35,8 +38,7 @@ def open_playback(
     if topics:
         raise SourceError(f"'{path}' is no bag: it has no topics to choose")
     source = open_source(path, rate=rate, camera_info=camera_info)
-    if isinstance(source, SyntheticSource):
-        source.render()
+    source.prepare(progress)
     return FrameMessages(source)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,7 +20,8 @@ import yaml
 from easi3r_ros.core.types import Frame
 from easi3r_ros.libraries import needed
 
-SYNTHETIC = "synthetic:"  # begins the name of a rendered clip
+OPENERS = "easi3r_ros.sources"  # group of entry points that make sources of names such as synthetic:walkers
+LABORATORY = "synthetic"  # the scheme of rendered clips, which the package easi3r_lab registers
 BAG_SUFFIXES = frozenset({".mcap", ".db3"})
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 
@@ -51,6 +54,12 @@ class FrameSource(ABC):
     def camera_info(self) -> Any | None:
         """The sensor_msgs/CameraInfo that was valid for the last frame; None where there is none."""
         return None
+
+    def prepare(self, progress: Callable[[int], None] | None = None) -> None:  # noqa: B027 (a default, not a gap)
+        """Do now what would make a player late, such as rendering; recordings have nothing to do.
+
+        progress: called with the number of frames that are ready, of `length`.
+        """
 
     @abstractmethod
     def __iter__(self) -> Iterator[Frame]:
@@ -104,19 +113,19 @@ def open_source(
     camera_info: Path | str | None = None,
     frame_id: str = CameraProperties.frame_id,
 ) -> FrameSource:
-    """Open a rosbag2 (folder, .mcap or .db3), a video file, a folder of images, or a rendered clip (synthetic:PRESET).
+    """Open a rosbag2 (folder, .mcap or .db3), a video file, a folder of images, or a clip of an installed package.
+
+    The last are names such as synthetic:walkers, which the laboratory (easi3r_lab) renders.
 
     topic: image topic of a bag, needed only if it has several. For videos and folders: rate, frames per second (default
     is what the video says, 30 for folders); camera_info, a calibration file of the ROS camera calibrator; frame_id, the
     camera's optical frame. Raises SourceError.
     """
     path = Path(path)
-    if str(path).startswith(SYNTHETIC):
+    if not path.exists() and (opener := _opener(str(path))) is not None:
         if topic is not None or camera_info is not None:
-            raise SourceError(f"'{path}' is rendered, its camera is known: leave out topic and calibration file")
-        from easi3r_lab.synthetic.source import SyntheticSource
-
-        return SyntheticSource(str(path), rate, frame_id)
+            raise SourceError(f"'{path}' brings its own camera: leave out the topic and the calibration file")
+        return opener(str(path).partition(":")[2], rate, frame_id)
     if not path.exists():
         raise SourceError(f"'{path}' does not exist")
     if is_bag(path):
@@ -132,6 +141,27 @@ def open_source(
         return FolderSource(path, rate, camera)
 
     return VideoSource(path, rate, camera)
+
+
+def _opener(name: str) -> Callable[[str, float | None, str], FrameSource] | None:
+    """What an installed package registered for the scheme of `name` (SCHEME:REST): (rest, rate, frame_id) -> source.
+
+    None: `name` is an ordinary path. Raises SourceError where the package that could open it is missing or broken.
+    """
+    scheme = re.match(r"([a-z][a-z0-9_]*):", name)
+    if scheme is None:
+        return None
+    for entry in entry_points(group=OPENERS, name=scheme[1]):
+        try:
+            return entry.load()
+        except ImportError as error:
+            raise SourceError(f"'{name}': what opens it ({entry.value}) cannot be imported: {error}") from error
+    if scheme[1] == LABORATORY:
+        raise SourceError(
+            f"'{name}': rendered clips belong to the laboratory, which is not installed. It comes with a checkout of "
+            "easi3r_ros, not with the package: pip install -e lab"
+        )
+    return None
 
 
 def is_bag(path: Path) -> bool:

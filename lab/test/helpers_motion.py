@@ -15,7 +15,6 @@ from easi3r_ros.core.types import (
     PairAttention,
     PairEvidence,
     PairGeometry,
-    PairMotionHead,
     Partners,
 )
 
@@ -26,15 +25,14 @@ CHANNELS = 4
 class SimulatedNetwork(Backbone):
     """Answers pairs of frames of a clip.
 
-    noise: of pointmaps. attention: how far movers stand out of it; 0: not at all. head: the same; None: it has none.
+    noise: of pointmaps. attention: how far movers stand out of it; 0: not at all.
     """
 
     name, default_partners = "simulated", Partners(steps=(1, 3, 5))
     has_attention = True
 
-    def __init__(self, clip: Clip, noise: float = 0.02, attention: float = 1.0, head: float | None = None):
-        self.clip, self.noise, self.attention, self.head = clip, PairNoise(relative=noise), attention, head
-        self.has_motion_head = head is not None
+    def __init__(self, clip: Clip, noise: float = 0.02, attention: float = 1.0):
+        self.clip, self.noise, self.attention = clip, PairNoise(relative=noise), attention
         self.input_spec = InputSpec(clip.size[0], PATCH)
         self.rng = np.random.default_rng(0)
 
@@ -51,8 +49,7 @@ class SimulatedNetwork(Backbone):
         masks = [self.clip.masks[features.index] for features in (a, b)]
         attention = PairAttention(source=self._source(masks[1]), reference=self._reference(masks[0]))
         fields = (pair.points_a, pair.points_b, pair.conf_a, pair.conf_b)
-        head = PairMotionHead(*(self._logits(mask) for mask in masks)) if self.has_motion_head else None
-        return PairGeometry(a.index, b.index, *fields, PairEvidence(attention=attention, head=head))
+        return PairGeometry(a.index, b.index, *fields, PairEvidence(attention=attention))
 
     def _source(self, mask):
         """Movers are ignored, more in some pairs than in others (eq. 9: low mean, high deviation)."""
@@ -62,10 +59,6 @@ class SimulatedNetwork(Backbone):
     def _reference(self, mask):
         share = self.attention * self._tokens(mask)
         return (share + (0.1 - 0.05 * share) * self._normal(share)).float()
-
-    def _logits(self, mask):
-        signed = torch.from_numpy(np.where(mask, 3.0, -3.0))
-        return (self.head * signed + torch.from_numpy(self.rng.standard_normal(mask.shape))).float()
 
     def _tokens(self, mask):
         """(gh, gw, 1) share of each token that moves."""

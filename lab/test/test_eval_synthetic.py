@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from easi3r_lab.cli import main
 from easi3r_lab.eval import synthetic_clips
 from easi3r_lab.eval.synthetic_clips import ClipSpec, evaluate, evaluate_baselines, render
 from easi3r_lab.eval.synthetic_table import rows
-from easi3r_lab.training import evaluation
+from easi3r_lab.training import held_out
 
-from easi3r_ros.cli import main
 from easi3r_ros.core.config import PipelineConfig
 from easi3r_ros.core.dust3r.generated import write_generated_checkpoint
 from easi3r_ros.core.dust3r.network import NetworkConfig
@@ -83,7 +83,7 @@ def test_a_scene_without_movers_has_no_frozen_twin(small_clips):
 
 
 def test_command_prints_json(small_clips, capsys):
-    few = ["--presets", "static", "--backbones", "classical", "--seeds", "5", "--frames", "10"]
+    few = ["--presets", "static", "--seeds", "5", "--frames", "10"]
     with pytest.raises(SystemExit) as end:
         main(["eval", "synthetic", "--json", *few])
     assert end.value.code in (0, None)
@@ -98,7 +98,9 @@ def test_command_prints_json(small_clips, capsys):
     [
         (["--presets", "moon"], "moon"),
         (["--seeds", "x"], "no whole number"),
-        (["--backbones", "big"], "big"),
+        (["--checkpoint", "big.pth"], "no checkpoint 'big.pth'"),
+        (["--checkpoint", "dust3r-512-dpt"], "easi3r weights get"),
+        (["--no-classical"], "nothing to evaluate"),
         (["--presets", " , "], "empty"),
     ],
 )
@@ -110,11 +112,11 @@ def test_command_explains_what_it_cannot_do(arguments, message, capsys):
 
 
 def test_pairs_command(monkeypatch, capsys):
-    monkeypatch.setattr(evaluation, "SCENES", 6)
-    evaluation.held_out_pairs.cache_clear()
+    monkeypatch.setattr(held_out, "SCENES", 6)
+    held_out.held_out_pairs.cache_clear()
     with pytest.raises(SystemExit) as end:
-        main(["eval", "pairs", "--long-side", "64"])
-    evaluation.held_out_pairs.cache_clear()
+        main(["eval", "pairs", "--long-side", "64", "--checkpoint", "tiny"])
+    held_out.held_out_pairs.cache_clear()
     assert end.value.code in (0, None)
     table = capsys.readouterr().out
     assert table.count("| classical ") == table.count("| tiny ") == 2

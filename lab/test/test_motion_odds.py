@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from easi3r_lab.synthetic import render_clip
-from easi3r_ros.core.motion.head import HeadOdds
 from helpers_classical import network_input
 from helpers_motion import SimulatedNetwork, frame_of
 
@@ -13,7 +12,7 @@ from easi3r_ros.core.motion import build_cue
 from easi3r_ros.core.motion.attention import AttentionCue, AttentionOdds
 from easi3r_ros.core.motion.odds import MOST_LOG_ODDS, OddsCue, OddsSource, carried_along, flow_to_earlier
 from easi3r_ros.core.pipeline import Pipeline
-from easi3r_ros.core.types import Features, PairEvidence, PairMotion, PairMotionHead
+from easi3r_ros.core.types import Features, PairEvidence, PairMotion
 
 SHAPE, CELLS = (96, 128), (48, 64)
 BLOCK = (slice(16, 32), slice(20, 40))  # cells
@@ -60,28 +59,22 @@ def covered(cue, evidence=None, *, index=0) -> float:
 
 class TestChoice:
     @pytest.mark.parametrize(
-        ("attention", "head", "name", "maps"),
-        [(False, False, "geometry", 1), (True, False, "fused", 2), (False, True, "fused", 2), (True, True, "fused", 2)],
+        ("attention", "name", "sources"),
+        [(False, "geometry", ["geometry"]), (True, "fused", ["geometry", "attention"])],
     )
-    def test_auto(self, attention, head, name, maps):
-        cue = build_cue(MotionConfig(), attention, head)
+    def test_auto(self, attention, name, sources):
+        cue = build_cue(MotionConfig(), attention)
         assert cue.name == name and isinstance(cue, OddsCue) and cue.needs_motion
+        assert [source.name for source in cue._sources] == sources
 
     def test_attention_alone_is_the_paper(self):
         cue = build_cue(MotionConfig(cue="attention"), has_attention=True)
         assert isinstance(cue, AttentionCue) and not cue.needs_motion
 
-    def test_head_alone_needs_flow_only_for_its_memory(self):
-        assert not build_cue(MotionConfig(cue="head", memory=0.0), False, True).needs_motion
-        assert build_cue(MotionConfig(cue="head"), False, True).needs_motion
-
-    @pytest.mark.parametrize(
-        ("cue", "attention", "head"),
-        [("attention", False, True), ("head", True, False), ("fused", False, False)],
-    )
-    def test_no_evidence(self, cue, attention, head):
+    @pytest.mark.parametrize("cue", ["attention", "fused"])
+    def test_no_evidence(self, cue):
         with pytest.raises(ConfigError, match=f"'{cue}' has no evidence.*use 'geometry'"):
-            build_cue(MotionConfig(cue=cue), attention, head)
+            build_cue(MotionConfig(cue=cue), has_attention=False)
 
 
 class TestFusion:
@@ -167,19 +160,6 @@ class TestMemory:
         assert cue.estimate(features(0, 1), self.evidence()) == {}
 
 
-def test_the_head_s_logits_are_averaged_over_the_pairs_in_both_roles():
-    low, high = torch.full(SHAPE, -1.0), torch.full(SHAPE, 2.0)
-    evidence = {
-        (0, 1): PairEvidence(head=PairMotionHead(a=high, b=low)),
-        (2, 0): PairEvidence(head=PairMotionHead(a=low, b=low)),
-        (1, 2): PairEvidence(head=PairMotionHead(a=9 * high, b=low)),
-        (0, 2): PairEvidence(),
-    }
-    odds = HeadOdds().log_odds(features(0, 1, 2, 3), evidence)
-    assert set(odds) == {0, 1, 2} and odds[0].shape == CELLS
-    assert np.allclose(odds[0], 0.5) and np.allclose(odds[1], MOST_LOG_ODDS)
-
-
 def masks_of(clip, cue: str, **network) -> list[np.ndarray]:
     pipeline = Pipeline(with_settings(PipelineConfig(), {"motion.cue": cue}), SimulatedNetwork(clip, **network))
     return [pipeline.push(frame_of(clip, i)).mask for i in range(len(clip))]
@@ -196,9 +176,9 @@ def test_the_published_mask_of_a_static_scene_is_not_empty(static_clip):
     assert np.mean(masks_of(static_clip, "attention")) > 0.01
 
 
-@pytest.mark.parametrize(("cue", "head"), [("geometry", None), ("fused", None), ("head", 1.0), ("fused", 1.0)])
-def test_movers_are_masked(moving_clip, cue, head):
-    masks, truth = masks_of(moving_clip, cue, noise=0.02, head=head), moving_clip.masks
+@pytest.mark.parametrize("cue", ["geometry", "fused"])
+def test_movers_are_masked(moving_clip, cue):
+    masks, truth = masks_of(moving_clip, cue, noise=0.02), moving_clip.masks
     overlap = [(m & t).sum() / (m | t).sum() for m, t in zip(masks[4:], truth[4:], strict=True)]
     assert np.mean(overlap) > 0.5
 

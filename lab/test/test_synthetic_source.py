@@ -50,7 +50,7 @@ def test_wrong_names_say_what_to_write(name, words):
 
 def test_options_of_recordings_are_refused():
     for options in ({"topic": "/image"}, {"camera_info": "camera.yaml"}):
-        with pytest.raises(SourceError, match="rendered"):
+        with pytest.raises(SourceError, match="brings its own camera"):
             open_source("synthetic:walkers", **options)
     with pytest.raises(SourceError, match="positive"):
         open_source("synthetic:walkers", rate=-1.0)

@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 import torch
 from easi3r_lab.synthetic.training import training_views
-from easi3r_lab.training import evaluation
-from easi3r_lab.training.export import export
+from easi3r_lab.training import held_out
 from easi3r_lab.training.loader import Shards, batches, mixed
-from easi3r_lab.training.mirroring import mirrored
-from easi3r_lab.training.pairs import training_pairs
+from easi3r_lab.training.pairs import mirrored, training_pairs
 from easi3r_lab.training.plan import PlanError, Stage, TrainingPlan
-from easi3r_lab.training.trainer import STATE, Trainer, training_device
+from easi3r_lab.training.trainer import STATE, Trainer, export, training_device
 
 from easi3r_ros.core.dust3r.checkpoints import load_network
 from easi3r_ros.core.dust3r.network import Dust3rNetwork, NetworkConfig
@@ -28,7 +26,6 @@ SMALL = NetworkConfig(
     head="linear",
     image_size=(64, 48),
     patch_size=8,
-    motion_head=True,
 )
 CPU = torch.device("cpu")
 PLAN = TrainingPlan(
@@ -50,10 +47,10 @@ def pairs(request):
 
 @pytest.fixture
 def few_held_out_scenes(monkeypatch):
-    monkeypatch.setattr(evaluation, "SCENES", 6)
-    evaluation.held_out_pairs.cache_clear()
+    monkeypatch.setattr(held_out, "SCENES", 6)
+    held_out.held_out_pairs.cache_clear()
     yield
-    evaluation.held_out_pairs.cache_clear()
+    held_out.held_out_pairs.cache_clear()
 
 
 def test_points_in_the_other_camera_are_the_same_points(pairs):
@@ -97,12 +94,6 @@ def test_a_mirrored_mirror_image_is_the_pair_itself(pairs):
     torch.testing.assert_close(back.a_from_b, pairs.a_from_b)
     for item in fields(back.a):
         torch.testing.assert_close(getattr(back.b, item.name), getattr(pairs.b, item.name), equal_nan=True)
-
-
-def test_what_moves_is_on_movers_only(pairs):
-    assert not pairs.a.moves[~pairs.moving].any()
-    assert pairs.a.moves[pairs.moving].any()
-    assert pairs.a.known[~pairs.moving].all()
 
 
 def test_shards_are_the_same_every_time():
@@ -158,7 +149,7 @@ def test_training_goes_on_where_it_was(tmp_path, few_held_out_scenes):
     assert rows[-1]["step"] > again.progress.history[0]["step"]
     logged = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert logged == rows
-    assert {"abs_rel", "rotation", "hit", "motion_auc"} <= logged[-1].keys()
+    assert {"abs_rel", "rotation", "hit"} <= logged[-1].keys()
 
 
 def test_another_network_is_refused(tmp_path, few_held_out_scenes):
@@ -207,9 +198,9 @@ def test_exported_network_loads_as_a_checkpoint(tmp_path):
 
 def test_a_perfect_answer_scores_perfectly(pairs):
     depth = pairs.a.points[..., 2]
-    error, inliers = evaluation._depth_error(3.0 * depth, depth)
+    error, inliers = held_out._depth_error(3.0 * depth, depth)
     assert error.max() < 1e-5
     assert inliers.min() == 1.0
     seen = pairs.b.points.isfinite().all(-1).float()
     own, in_a = pairs.b.points.nan_to_num(0, 0, 0), pairs.b.points_in_other.nan_to_num(0, 0, 0)
-    assert evaluation._rotation_error(own, in_a, seen, pairs.a_from_b).max() < 0.1
+    assert held_out._rotation_error(own, in_a, seen, pairs.a_from_b).max() < 0.1

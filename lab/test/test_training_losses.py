@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from easi3r_lab.training.attention_matches import MATCHING_HEAD, head_logits, token_matches
-from easi3r_lab.training.losses import CONFIDENCE_REWARD, matching_loss, motion_loss, regression_loss
-from easi3r_lab.training.matching import token_targets
+from easi3r_lab.training.losses import CONFIDENCE_REWARD, matching_loss, regression_loss
+from easi3r_lab.training.matching import MATCHING_HEAD, head_logits, token_targets
 
 from easi3r_ros.core.dust3r.network import CrossAttention, rotary_table
 
@@ -114,27 +113,3 @@ def test_matching_logits_are_those_of_the_attention():
     q, k = attention.queries_and_keys(x, memory, rotary)
     expected = (q @ k.mT)[:, MATCHING_HEAD] / 4.0  # sqrt of 16 channels
     torch.testing.assert_close(head_logits(attention, x, memory, rotary), expected)
-
-
-def test_matches_are_where_both_views_agree():
-    """A shift by one token: every token that stays in view is found; one that only its own side believes in is not."""
-    tokens = torch.arange(12)
-    towards = torch.full((12, 12), -8.0)
-    towards[tokens, (tokens + 1) % 12] = 8.0
-    back = towards.mT.clone()
-    back[6] = -8.0
-    back[6, 0] = 8.0  # b's token 6 says it is a's token 0, not 5
-    matches = token_matches([towards, towards], [back], GRID, patch=8)
-    inside = [k for k in range(11) if k % 4 != 3 and k != 5]
-    expected = torch.tensor([[((k + 1) % 4) * 8 + 3.5, ((k + 1) // 4) * 8 + 3.5] for k in inside])
-    torch.testing.assert_close(matches.pixels[inside], expected, atol=0.05, rtol=0)
-    assert matches.weight[inside].min() > 0.9
-    assert matches.weight[5] < 0.1
-
-
-def test_motion_counts_known_pixels_only():
-    logits = torch.tensor([[[8.0, -8.0, -8.0]]])
-    moves = torch.tensor([[[True, False, True]]])
-    known = torch.tensor([[[True, True, False]]])
-    assert motion_loss(logits, moves, known) < 1e-2
-    assert motion_loss(logits, moves, torch.ones_like(known)) > 1.0

@@ -1,15 +1,16 @@
-"""`easi3r eval`: figures on clips whose truth is known."""
+"""`easi3r-lab eval`: figures on clips whose truth is known."""
 
 from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from easi3r_ros.core.config import BackboneConfig
+    from easi3r_ros.core.config import PipelineConfig
 
 app = typer.Typer(help="Accuracy on clips whose truth is known; docs/accuracy.md is made of it.", no_args_is_help=True)
 
@@ -39,10 +40,21 @@ PAIR_COLUMNS = (
 )
 
 
+Checkpoints = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--checkpoint",
+        help="Also this network: a file, a folder, a name of 'easi3r weights list', or tiny. May be repeated.",
+    ),
+]
+Classical = Annotated[bool, typer.Option("--classical/--no-classical", help="The classical backbone.")]
+
+
 @app.command()
 def synthetic(
     presets: Annotated[str, typer.Option(help="Comma-separated names of rendered scenes.")] = PRESETS,
-    backbones: Annotated[str, typer.Option(help="Comma-separated: classical, tiny.")] = "classical,tiny",
+    checkpoint: Checkpoints = None,
+    classical: Classical = True,
     seeds: Annotated[str, typer.Option(help="Comma-separated; no training or tuning uses 100 and above.")] = "101,102",
     frames: Annotated[int, typer.Option(help="Length of each clip at 30 Hz, 320 x 240.", min=10)] = 60,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per row instead of a table.")] = False,
@@ -51,12 +63,9 @@ def synthetic(
     import torch
 
     from easi3r_lab.eval.synthetic_table import rows
-    from easi3r_ros.core.config import PipelineConfig, with_settings
 
     torch.set_num_threads(1)
-    configs = {
-        name: with_settings(PipelineConfig(), {"backbone.name": name}) for name in _names(backbones, "--backbones")
-    }
+    configs = _configs(checkpoint, classical)
     chosen = [_number(text) for text in _names(seeds, "--seeds")]
     collected = []
     for row in rows(_names(presets, "--presets"), chosen, frames, configs):
@@ -69,7 +78,8 @@ def synthetic(
 
 @app.command()
 def pairs(
-    backbones: Annotated[str, typer.Option(help="Comma-separated: classical, tiny.")] = "classical,tiny",
+    checkpoint: Checkpoints = None,
+    classical: Classical = True,
     long_side: Annotated[int, typer.Option(help="Of the rendered images, pixels; a multiple of 32.", min=32)] = 96,
 ) -> None:
     """Depth and relative pose of single pairs of views, on scenes like those of `train` that it never sees."""
@@ -78,7 +88,7 @@ def pairs(
     from rich.console import Console
     from rich.table import Table
 
-    from easi3r_lab.training.pair_accuracy import pair_accuracy
+    from easi3r_lab.training.held_out import pair_accuracy
     from easi3r_ros.core.backbone import build_backbone
 
     if long_side % 32:
@@ -87,10 +97,11 @@ def pairs(
     table = Table(box=box.MARKDOWN)
     for heading in ("backbone", "camera_info", *(title for title, _, _ in PAIR_COLUMNS)):
         table.add_column(heading, no_wrap=True)
-    for name in _names(backbones, "--backbones"):
+    for name, config in _configs(checkpoint, classical).items():
+        backbone = build_backbone(config.backbone)
         for known in (True, False):
             with torch.inference_mode():
-                figures = pair_accuracy(build_backbone(_backbone(name)), long_side, known)
+                figures = pair_accuracy(backbone, long_side, known)
             row = (_text(figures[key], digits) for _, key, digits in PAIR_COLUMNS)
             table.add_row(name, "yes" if known else "no", *row)
     Console(width=160).print(table)
@@ -98,7 +109,9 @@ def pairs(
 
 @app.command()
 def attention(
-    checkpoint: Annotated[str, typer.Option(help="A DUSt3R-architecture checkpoint; empty: the embedded tiny.")] = "",
+    checkpoint: Annotated[
+        str, typer.Option(help="A file, a folder, a name of 'easi3r weights list', or tiny.")
+    ] = "tiny",
     presets: Annotated[str, typer.Option(help="Comma-separated names of rendered scenes with movers.")] = MOVING,
     seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "101,102",
     frames: Annotated[int, typer.Option(help="Length of each clip.", min=10)] = 20,
@@ -112,9 +125,9 @@ def attention(
     from easi3r_lab.eval.attention_effect import attention_effect
     from easi3r_lab.eval.synthetic_clips import ClipSpec, render
     from easi3r_ros.core.backbone import build_backbone
-    from easi3r_ros.core.config import BackboneConfig
 
-    backbone = build_backbone(BackboneConfig(name="dust3r" if checkpoint else "tiny", checkpoint=checkpoint))
+    (config,) = _configs([checkpoint], classical=False).values()
+    backbone = build_backbone(config.backbone)
     table = Table("clip", "seed", "movers", box=box.MARKDOWN)
     for preset in _names(presets, "--presets"):
         for seed in (_number(text) for text in _names(seeds, "--seeds")):
@@ -128,10 +141,21 @@ def attention(
     Console(width=160).print(table)
 
 
-def _backbone(name: str) -> BackboneConfig:
+def _configs(checkpoints: list[str] | None, classical: bool) -> dict[str, PipelineConfig]:
+    """By what a table calls them: `classical`, then the checkpoints as they were named."""
+    from easi3r_lab.tiny import WEIGHTS
     from easi3r_ros.core.config import PipelineConfig, with_settings
+    from easi3r_ros.io.hub import resolve
 
-    return with_settings(PipelineConfig(), {"backbone.name": name}).backbone
+    configs = {"classical": PipelineConfig()} if classical else {}
+    for name in checkpoints or []:
+        path = str(WEIGHTS) if name == "tiny" else resolve(name)
+        if not Path(path).exists():  # said now, not after minutes of rendering
+            raise typer.BadParameter(f"there is no checkpoint '{path}'")
+        configs[name] = with_settings(PipelineConfig(), {"backbone.name": "dust3r", "backbone.checkpoint": path})
+    if not configs:
+        raise typer.BadParameter("nothing to evaluate: leave out --no-classical, or name a --checkpoint")
+    return configs
 
 
 def _names(text: str, option: str) -> list[str]:

@@ -1,15 +1,19 @@
-"""A rendered clip as a source of frames: `synthetic:PRESET` or `synthetic:PRESET:SEED` instead of a path."""
+"""A rendered clip as a source of frames: `synthetic:PRESET` or `synthetic:PRESET:SEED` instead of a path.
+
+lab/pyproject.toml registers `SyntheticSource` as what easi3r_ros opens for the scheme `synthetic`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from easi3r_lab.synthetic import iter_frames
 from easi3r_lab.synthetic.presets import PRESETS
 from easi3r_ros.core.types import Frame
-from easi3r_ros.io.sources import SYNTHETIC, CameraProperties, FrameSource, SourceError, stamp_at
+from easi3r_ros.io.sources import CameraProperties, FrameSource, SourceError, stamp_at
 
+SCHEME = "synthetic"
 DEFAULT_RATE = 15.0
 _FRAMES = 90
 
@@ -18,13 +22,13 @@ class SyntheticSource(FrameSource):
     """Frames with their true K; each is rendered when it is first wanted, and kept (20 MB in all)."""
 
     def __init__(self, name: str, rate: float | None = None, frame_id: str = CameraProperties.frame_id):
-        """name: as above. Raises SourceError for an unknown preset or a seed that is none."""
-        self.path = Path(name)
-        preset, _, seed = name.removeprefix(SYNTHETIC).partition(":")
+        """name: PRESET or PRESET:SEED. Raises SourceError for an unknown preset or a seed that is none."""
+        self.path = Path(f"{SCHEME}:{name}")
+        preset, _, seed = name.partition(":")
         if preset not in PRESETS:
-            raise SourceError(f"'{name}': there is no preset '{preset}'; choose one of {', '.join(PRESETS)}")
+            raise SourceError(f"'{self.path}': there is no preset '{preset}'; choose one of {', '.join(PRESETS)}")
         if seed and not seed.isdecimal():
-            raise SourceError(f"'{name}': the seed '{seed}' must be a whole number, such as {SYNTHETIC}{preset}:1")
+            raise SourceError(f"'{self.path}': the seed '{seed}' must be a whole number, such as {SCHEME}:{preset}:1")
         self._rate, self._frame_id = DEFAULT_RATE if rate is None else rate, frame_id
         if not self._rate > 0:
             raise SourceError(f"the frame rate must be positive, got {rate}")
@@ -47,10 +51,11 @@ class SyntheticSource(FrameSource):
                 self._frames.append(Frame(index, stamp, self._frame_id, picture.image, picture.view.K))
             yield self._frames[index]
 
-    def render(self) -> None:
-        """Every frame now, for who must deliver them on time: rendering is slower than the clip's rate."""
-        for _ in self:
-            pass
+    def prepare(self, progress: Callable[[int], None] | None = None) -> None:
+        """Render every frame, which is slower than the clip's rate."""
+        for frame in self:
+            if progress is not None:
+                progress(frame.index + 1)
 
     def close(self) -> None:
         self._frames.clear()

@@ -1,5 +1,8 @@
-"""The embedded network: DUSt3R's architecture at a size for CPUs, under Apache-2.0, trained on rendered scenes only."""
+"""A small checkpoint of DUSt3R's architecture, made by `easi3r-lab train`: the network path with nothing downloaded.
 
-from easi3r_lab.tiny.backbone import TinyBackbone
+An ordinary checkpoint: `backbone.checkpoint:=.../easi3r_lab/tiny/weights` (lab/docs/tiny.md).
+"""
 
-__all__ = ["TinyBackbone"]
+from pathlib import Path
+
+WEIGHTS = Path(__file__).parent / "weights"  # a folder with config.json and model.safetensors, as `export` writes it

@@ -1,1 +1,1 @@
-"""Training of the embedded network `tiny` on rendered scenes alone (docs/tiny.md)."""
+"""How the checkpoint `tiny` was made: a DUSt3R-architecture network, rendered scenes alone (lab/docs/tiny.md)."""

@@ -10,8 +10,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from easi3r_lab.synthetic.training import training_views
-from easi3r_lab.training.mirroring import mirrored
-from easi3r_lab.training.pairs import TrainingPairs, joined, training_pairs
+from easi3r_lab.training.pairs import TrainingPairs, joined, mirrored, training_pairs
 from easi3r_lab.training.plan import EVALUATION_SEED, Stage, TrainingPlan
 
 T = TypeVar("T")

@@ -1,14 +1,50 @@
-"""What the matching heads are taught, and how they start.
+"""Matches from cross-attention: one head per decoder layer learns where each token is in the other view.
 
 Without this supervision a small network does not find correspondences at all; with it, in minutes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from easi3r_ros.core.dust3r.network import Dust3rNetwork
+from easi3r_ros.core.dust3r.network import CrossAttention, Dust3rNetwork, RotaryTable
+
+MATCHING_HEAD = 0
+
+
+def head_logits(attention: CrossAttention, x: Tensor, memory: Tensor, rotary: RotaryTable) -> Tensor:
+    """Logits (B, queries, keys) of the matching head alone, float32. x, memory: (B, N, C), inputs of the attention."""
+    width = x.shape[-1] // attention.heads
+    rows = slice(MATCHING_HEAD * width, (MATCHING_HEAD + 1) * width)
+    q, k = (
+        F.linear(tokens, layer.weight[rows], layer.bias[rows])
+        for tokens, layer in ((x, attention.projq), (memory, attention.projk))
+    )
+    return rotary.rotate(q) @ rotary.rotate(k).mT * width**-0.5
+
+
+@contextmanager
+def recorded_matching(network: Dust3rNetwork) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Two lists, filled while the network decodes: the matching logits of every layer of tower 1 and of tower 2."""
+    towers: tuple[list[Tensor], list[Tensor]] = ([], [])
+    handles = []
+    for logits, blocks in zip(towers, (network.dec_blocks, network.dec_blocks2), strict=True):
+        for block in blocks:
+            # A default argument, since a closure would see only the last tower's list.
+            def record(module: CrossAttention, args: tuple, logits: list[Tensor] = logits) -> None:
+                logits.append(head_logits(module, *args[:3]))
+
+            handles.append(block.cross_attn.register_forward_pre_hook(record))
+    try:
+        yield towers
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @torch.no_grad()

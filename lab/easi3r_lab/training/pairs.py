@@ -1,4 +1,4 @@
-"""From rendered views to training pairs: images, pointmaps, matches and moving pixels, in both directions."""
+"""From rendered views to training pairs: images, pointmaps and matches, in both directions, also seen in a mirror."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from easi3r_lab.synthetic.training import TrainingViews, correspondence, induced, points_in
+from easi3r_lab.synthetic.training import TrainingViews, correspondence, points_in
 from easi3r_lab.training.matching import token_targets
-
-MOVES_PIXELS = 0.5  # of the network image: a mover must leave its rigid place by this much to count as moving
-STILL_PIXELS = 0.1  # and a mover that leaves it by less stands still
 
 
 @dataclass(frozen=True)
@@ -25,8 +22,6 @@ class Direction:
     indices: Tensor  # (B, N, 4) int64 tokens of j where the tokens of i are seen
     weights: Tensor  # (B, N, 4) float32
     visible: Tensor  # (B, N) bool, the tokens of i that j sees
-    moves: Tensor  # (B, h, w) bool, pixels of i whose surface moves in the world between the views
-    known: Tensor  # (B, h, w) bool, pixels of which that is clear
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Direction:
         """A copy with `change` applied to every tensor."""
@@ -94,15 +89,44 @@ def _pairs_of(views: TrainingViews, i: int, j: int, patch: int) -> TrainingPairs
 def _direction(views: TrainingViews, i: int, j: int, patch: int) -> Direction:
     height, width = views.depth.shape[-2:]
     uv, visible = correspondence(views, i, j)
-    moves, known = _motion(views, i, j, uv)
     centres = slice(patch // 2, None, patch)
     places, seen = uv[:, centres, centres].flatten(1, 2), visible[:, centres, centres].flatten(1)  # -> (B, N, .)
     indices, weights = token_targets(places.nan_to_num(0.0), (height // patch, width // patch), patch)
-    return Direction(points_in(views, i, i), points_in(views, i, j), indices, weights, seen, moves, known)
+    return Direction(points_in(views, i, i), points_in(views, i, j), indices, weights, seen)
 
 
-def _motion(views: TrainingViews, i: int, j: int, uv: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixels that leave their rigid place in the other image, and pixels of which it is clear whether they do."""
-    off = (uv - induced(views, i, j)).norm(dim=-1).nan_to_num(torch.inf)
-    off = torch.where(views.masks()[:, i], off, 0.0)
-    return off > MOVES_PIXELS, (off > MOVES_PIXELS) | (off < STILL_PIXELS)
+def mirrored(pairs: TrainingPairs, patch: int) -> TrainingPairs:
+    """All pairs with left and right exchanged: as true as the rendered ones, nearly free. patch: pixels of a token."""
+    K = pairs.K.clone()
+    K[:, 0, 2] = pairs.images[0].shape[2] - 1 - K[:, 0, 2]
+    reflection = torch.diag(K.new_tensor([-1.0, 1.0, 1.0, 1.0])).to(pairs.a_from_b)
+    return TrainingPairs(
+        tuple(image.flip(2) for image in pairs.images),
+        _mirrored(pairs.a, patch),
+        _mirrored(pairs.b, patch),
+        K,
+        reflection @ pairs.a_from_b @ reflection,
+        pairs.moving,
+    )
+
+
+def _mirrored(view: Direction, patch: int) -> Direction:
+    columns = view.points.shape[2] // patch
+    column = view.indices % columns
+    return Direction(
+        points=_mirrored_points(view.points),
+        points_in_other=_mirrored_points(view.points_in_other),
+        indices=_mirrored_tokens(view.indices - column + (columns - 1 - column), columns),
+        weights=_mirrored_tokens(view.weights, columns),
+        visible=_mirrored_tokens(view.visible, columns),
+    )
+
+
+def _mirrored_points(points: Tensor) -> Tensor:
+    """(..., h, w, 3) points of every pixel; x changes its sign."""
+    return points.flip(-2) * points.new_tensor([-1.0, 1.0, 1.0])
+
+
+def _mirrored_tokens(values: Tensor, columns: int) -> Tensor:
+    """The tokens along dimension 1, row by row, each row in reverse order. columns: tokens in a row."""
+    return values.unflatten(1, (-1, columns)).flip(2).flatten(1, 2)

@@ -17,7 +17,6 @@ TINY = NetworkConfig(
     head="linear",
     image_size=(96, 72),
     patch_size=8,
-    motion_head=True,
 )
 
 
@@ -53,7 +52,6 @@ class TrainingPlan:
     clip_norm: float = 1.0
     point_weight: float = 3.0  # of the pointmaps' error beside what their confidence costs
     matching_weight: float = 0.6
-    motion_weight: float = 0.6
     scenes_per_shard: int = 16
     views_per_scene: int = 6
     rounds_per_shard: int = 3  # times that a shard's views are put together in pairs

@@ -1,4 +1,4 @@
-"""The training loop: it can be stopped at any time and goes on where it was."""
+"""The training loop, which can be stopped at any time and goes on where it was, and the checkpoint that comes of it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from easi3r_lab.training.evaluation import evaluate
+from easi3r_lab.training.held_out import network_figures
 from easi3r_lab.training.loader import batches
+from easi3r_lab.training.losses import answer, losses
 from easi3r_lab.training.matching import start_as_similarity
 from easi3r_lab.training.pairs import TrainingPairs
 from easi3r_lab.training.plan import PlanError, Progress, TrainingPlan
-from easi3r_lab.training.step import answer, losses
+from easi3r_ros.core.dust3r.checkpoints import constructor_arguments
 from easi3r_ros.core.dust3r.network import Dust3rNetwork
 
 log = logging.getLogger(__name__)
 
 STATE = "state.pt"
 LOG = "log.jsonl"
+WEIGHTS_FILE = "model.safetensors"
 
 
 class Trainer:
@@ -94,7 +97,7 @@ class Trainer:
 
     def _report(self, long_side: int, parts: dict[str, float], report: Callable[[dict[str, float]], None]) -> None:
         self.network.eval()
-        figures = evaluate(self.network, long_side, self.device)
+        figures = network_figures(self.network, long_side, self.device)
         self.network.train()
         progress = self.progress
         row = {"step": progress.step, "pairs": progress.pairs, "minutes": round(progress.seconds / 60, 1)}
@@ -152,3 +155,19 @@ def _optimizers(network: Dust3rNetwork, plan: TrainingPlan) -> list[torch.optim.
         torch.optim.Muon(groups[0], weight_decay=plan.weight_decay, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(groups[1], betas=(0.9, 0.95), weight_decay=plan.weight_decay),
     ]
+
+
+def export(network: Dust3rNetwork, folder: Path) -> Path:
+    """Write a folder that `backbone.checkpoint` takes: config.json, and the weights in float16, whose path is returned.
+
+    Raises OverflowError for a weight beyond float16.
+    """
+    state = {
+        name: tensor.detach().cpu().to(torch.float16).contiguous() for name, tensor in network.state_dict().items()
+    }
+    if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        raise OverflowError(f"these weights are not finite in float16: {', '.join(broken)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(constructor_arguments(network.config), indent=2) + "\n")
+    (folder / WEIGHTS_FILE).write_bytes(save(state))
+    return folder / WEIGHTS_FILE

@@ -1,11 +1,11 @@
-"""Tables of the batch alignment for `easi3r bench align`, in Markdown."""
+"""`easi3r-lab bench align`: the alignment, as a batch and in streams; its tables are kept in docs/accuracy.md."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,8 +22,76 @@ SOLVER_LEGEND = (
     "errors. Speed: CPU time of our own Adam's steps / that of the solver from the pairs alone, one thread."
 )
 
+app = typer.Typer(
+    help="Measure parts of the pipeline; the tables of docs/accuracy.md come from here.", no_args_is_help=True
+)
 
-def print_recorded(path: Path) -> None:
+
+@app.callback()
+def _commands() -> None:
+    """Keeps `align` a command of its own while it is the only one."""
+
+
+@app.command()
+def align(
+    golden: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also the alignments that a golden_align file records.")
+    ] = None,
+    twins: Annotated[int, typer.Option(min=0, help="Other scenes on which the batch solver meets Adam.")] = 2,
+    streams: Annotated[bool, typer.Option(help="The incremental alignment.")] = True,
+    frames: Annotated[int, typer.Option(min=250, help="Length of the long walk.")] = 1000,
+    difficult: Annotated[bool, typer.Option(help="Also movers without masks, rotation, standing still, noise.")] = True,
+) -> None:
+    """The alignment on simulated pairs: as a batch against the published optimiser, and in streams. Takes minutes."""
+    import torch
+
+    torch.set_num_threads(1)  # as the node runs it beside the classical backbone
+    if golden is not None:
+        _print_recorded(golden)
+    if twins:
+        _print_twins(twins)
+    if streams:
+        _print_streams(frames, difficult)
+
+
+def _print_streams(frames: int, difficult: bool) -> None:
+    """A long walk, and difficult streams."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from easi3r_lab.eval.alignment_stream import robustness
+    from easi3r_lab.eval.alignment_walk import long_walk
+
+    walk = long_walk(frames)
+    table = Table(box=box.SIMPLE)
+    table.add_column("stream", no_wrap=True)
+    for heading in ("ATE %", "RPE deg", "lost", "recovered", "weak", "ms", "finite"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in [walk.stream, *(robustness() if difficult else [])]:
+        table.add_row(
+            row.name,
+            f"{row.ate_percent:.3f}",
+            f"{row.rpe_degrees:.3f}",
+            str(row.lost),
+            str(row.recovered),
+            str(row.degraded),
+            f"{row.milliseconds:.1f}",
+            "yes" if row.finite else "NO",
+        )
+    Console(width=100).print(table)
+    typer.echo(
+        "ATE: share of the path. recovered: placed right after a lost frame. ms: CPU time per frame.\n"
+        f"{walk.stream.name}: {walk.injected} frames were made unusable; {walk.late_ms:.1f} ms at its end, "
+        f"{walk.early_ms:.1f} ms at frames 50-150 ({walk.late_ms / walk.early_ms:.2f} x); memory grew by "
+        f"{walk.memory_growth_mb:.1f} MB\n"
+        f"ATE of frames that are not lost: {walk.ate_percent:.3f} %; of the same pairs all at once: "
+        f"{walk.published.ate_percent:.3f} % (published objective, {walk.published.seconds:.0f} s), "
+        f"{walk.globally.ate_percent:.3f} % (run --global, {walk.globally.seconds:.0f} s)"
+    )
+
+
+def _print_recorded(path: Path) -> None:
     """Adam and the solver on the alignments that a golden_align file records.
 
     Raises AlignmentFileError if it is none.
@@ -36,7 +104,7 @@ def print_recorded(path: Path) -> None:
     _print_solver("recorded alignment", [row for row in rows if not isinstance(row, CurveRow)])
 
 
-def print_twins(count: int) -> None:
+def _print_twins(count: int) -> None:
     """The solver against Adam on `count` other scenes."""
     from easi3r_lab.eval.alignment_bench import twin_rows
     from easi3r_lab.eval.alignment_twins import box_room
