@@ -75,7 +75,8 @@ def test_the_histogram_finds_what_scikit_image_finds(seed):
     for theirs, mine in zip(reference, ours.partitions(), strict=True):
         assert np.abs(theirs.thresholds - mine.thresholds).max() < 1.01 * width  # scikit-image searches in float32
         assert mine.score == pytest.approx(theirs.score, rel=2e-2)
-    assert float(ours.best_threshold()) == pytest.approx(best_threshold(reference), abs=1.01 * width)
+    chosen = [float(mine.thresholds[-1]) for mine in ours.partitions()].index(float(ours.best_threshold()))
+    assert reference[chosen].score > 0.99 * max(partition.score for partition in reference)
 
 
 def test_a_constant_map_has_an_empty_histogram():
