@@ -77,7 +77,58 @@ def test_reset_forgets_the_centres():
     clusters = TokenClusters(8)
     clusters.assign([x * 1000 for x in tokens])
     clusters.reset()
-    assert torch.equal(clusters.assign(tokens), cluster_tokens(tokens, 8))
+    assert torch.equal(clusters.assign(tokens), TokenClusters(8).assign(tokens))
+
+
+def test_the_same_tokens_again_are_not_clustered_again():
+    clusters = TokenClusters(8)
+    tokens, _ = grouped_tokens(frames=3)
+    first = clusters.assign(tokens)
+    centres = clusters._centres
+    assert clusters.assign(list(tokens)) is first and clusters._centres is centres
+    clusters.assign([*tokens[1:], tokens[0]])
+    assert clusters._centres is not centres
+
+
+def inertia(tokens, labels):
+    stacked, flat = torch.cat(list(tokens)).double(), labels.flatten()
+    sums = torch.zeros(int(flat.max()) + 1, stacked.shape[1], dtype=torch.float64).index_add_(0, flat, stacked)
+    means = sums / torch.bincount(flat).clamp(min=1)[:, None]
+    return float((stacked - means[flat]).square().sum())
+
+
+@pytest.mark.parametrize("prefix", ["p1_", "p2_"])
+def test_groups_are_as_tight_as_those_of_scikit_learn(prefix):
+    with np.load(GOLDEN / "golden_window.npz") as golden:
+        tokens = list(torch.from_numpy(golden[prefix + "feat"]).flatten(1, 2))
+    assert inertia(tokens, TokenClusters(64).assign(tokens)) < 1.05 * inertia(tokens, cluster_tokens(tokens, 64))
+
+
+def test_a_stream_follows_tokens_that_drift():
+    tokens, truth = grouped_tokens(frames=12)
+    clusters = TokenClusters(8)
+    for start in range(9):  # in the end every group is far from where it was
+        drifted = [x + 0.5 * (start + i) * torch.linspace(-1, 1, 16) for i, x in enumerate(tokens[start : start + 4])]
+        assert same_partition(clusters.assign(drifted), truth[start : start + 4])
+
+
+def test_a_group_that_appears_gets_a_cluster_that_lost_its_own():
+    tokens, truth = grouped_tokens(frames=1, groups=7)
+    gone, there = tokens[0][truth[0] != 3], tokens[0][truth[0] == 3]
+    clusters = TokenClusters(7)
+    clusters.assign([torch.cat([gone, 1e3 + torch.zeros(5, 16)])])
+    labels = clusters.assign([torch.cat([gone, there])])[0]
+    assert not set(labels[len(gone) :].tolist()) & set(labels[: len(gone)].tolist())
+    assert len(labels[len(gone) :].unique()) == 1
+
+
+def test_a_stream_never_asks_the_host():
+    tokens = [torch.empty(40, 16, device="meta") for _ in range(3)]
+    clusters = TokenClusters(8)
+    for start in (0, 1):
+        assert clusters.assign(tokens[start:]).device.type == "meta"
+    values = torch.empty(3, 40, device="meta")
+    assert spread_cluster_means(values, clusters.assign(tokens), 8).device.type == "meta"
 
 
 def test_tokens_get_the_mean_of_their_cluster():

@@ -6,13 +6,15 @@ from easi3r_lab.published.pair_graph import complete_edges, swin_edges
 from hypothesis import given
 from hypothesis import strategies as st
 
-from easi3r_ros.core.motion.attention import (
+from easi3r_ros.core.motion.attention import normalise_per_frame
+from easi3r_ros.core.motion.statistics import (
     STATISTICS,
     WINDOW_SCOPE,
     Extremes,
+    RunningStatistics,
     aggregate,
     fuse,
-    normalise_per_frame,
+    fuse_summaries,
     repair_corner,
 )
 from easi3r_ros.core.types import PairAttention
@@ -108,3 +110,70 @@ def test_per_frame_normalisation_stretches_each_frame():
     maps = normalise_per_frame(torch.stack([torch.arange(6.0).view(2, 3), 100 + torch.arange(6.0).view(2, 3)]))
     assert torch.allclose(maps[0], maps[1], atol=1e-5)
     assert torch.allclose(maps.amax(dim=(1, 2)), torch.ones(2), atol=1e-5)
+
+
+def closeness(summary, statistics, i):
+    """Largest difference of a running summary to the statistics of frame number i of an `aggregate`."""
+    differences = []
+    for name in STATISTICS:
+        stack = getattr(statistics, name)[i]
+        differences += [(summary[name].mean - stack.mean(-1)).abs().max()]
+        differences += [
+            (summary[name].extremes.low - stack.min()).abs(),
+            (summary[name].extremes.high - stack.max()).abs(),
+        ]
+    return float(max(differences))
+
+
+def offset_evidence(edges, seed, offset=30.0, spread=0.1):
+    """Logits far from zero that differ little from pair to pair, where sums of squares have no digits left."""
+    base = torch.randn(*GRID, CHANNELS, generator=torch.Generator().manual_seed(99)) + offset
+    return {
+        edge: PairAttention(base + spread * pair.source, base + spread * pair.reference)
+        for edge, pair in random_evidence(edges, seed).items()
+    }
+
+
+def test_running_sums_are_the_aggregate_while_frames_come_leave_and_are_decoded_again():
+    running, evidence, window = RunningStatistics(), {}, []
+    for newest in range(12):
+        window = [*window, newest][-5:]
+        evidence = {edge: pair for edge, pair in evidence.items() if set(edge) <= set(window)}
+        edges = [edge for other in window[:-1] for edge in ((newest, other), (other, newest))]
+        for seed in (newest, 100 + newest):  # the second pass replaces some of the first
+            evidence.update(offset_evidence(edges, seed))
+            edges = edges[:-1]
+            summaries, statistics = running.update(evidence, window), aggregate(evidence, window)
+            assert list(summaries) == ([] if statistics is None else list(statistics.frames))
+            for i, frame in enumerate(summaries):
+                assert closeness(summaries[frame], statistics, i) < 1e-5
+                for name, values in running.moments(frame).items():
+                    assert torch.allclose(values, getattr(statistics, name)[i], rtol=0, atol=1e-5)
+            if summaries:
+                ours, reference = fuse_summaries(summaries, WINDOW_SCOPE)[0], fuse(statistics, WINDOW_SCOPE)[0]
+                for name in STATISTICS:
+                    assert torch.allclose(getattr(ours, name), getattr(reference, name), rtol=0, atol=1e-4)
+
+
+def test_a_frame_that_nothing_happened_to_is_not_computed_again():
+    running, evidence = RunningStatistics(), random_evidence(complete_edges(4))
+    before = running.update(evidence, range(4))
+    evidence |= random_evidence([(0, 1)], seed=5)
+    after = running.update(evidence, range(4))
+    assert [after[frame] is before[frame] for frame in range(4)] == [False, False, True, True]
+
+
+def test_running_sums_forget_what_left_the_window():
+    running = RunningStatistics()
+    running.update(random_evidence(complete_edges(4)), range(4))
+    assert list(running.update(random_evidence(complete_edges(4), 1), (1, 2, 3))) == [1, 2, 3]
+    assert running.update({}, (1, 2, 3)) == {}
+    assert not running._sums and not running._summaries and not running._pairs
+
+
+def test_sequence_scope_of_running_sums():
+    quiet, loud = random_evidence(complete_edges(3), 1), random_evidence(complete_edges(3), 2)
+    _, scope = fuse_summaries(RunningStatistics().update(loud, range(3)), WINDOW_SCOPE)
+    ours, _ = fuse_summaries(RunningStatistics().update(quiet, range(3)), scope)
+    reference, _ = fuse(aggregate(quiet), fuse(aggregate(loud), WINDOW_SCOPE)[1])
+    assert all(torch.allclose(getattr(ours, name), getattr(reference, name), atol=1e-5) for name in STATISTICS)

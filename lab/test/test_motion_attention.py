@@ -7,19 +7,16 @@ from helpers_dust3r import noise_images, one_thread  # noqa: F401
 
 from easi3r_ros.core.config import MotionConfig
 from easi3r_ros.core.motion.attention import (
-    WINDOW_SCOPE,
     AttentionCue,
-    AttentionMaps,
     AttentionMotion,
     RunningThreshold,
-    aggregate,
     attention_motion,
     attention_of,
     dynamic_map,
     estimates,
-    fuse,
 )
 from easi3r_ros.core.motion.clustering import Histogram, best_threshold, cluster_tokens, partitions
+from easi3r_ros.core.motion.statistics import WINDOW_SCOPE, AttentionMaps, aggregate, fuse
 from easi3r_ros.core.types import Features, PairAttention, PairEvidence
 
 GRID, HEIGHT, WIDTH = (6, 8), 96, 128
@@ -139,5 +136,5 @@ def test_each_frame_counts_once_in_the_running_threshold_with_its_last_map():
         maps = AttentionMaps(frames, *[upsampled] * 4)
         threshold = running.update(AttentionMotion(maps, upsampled, upsampled, upsampled, upsampled))
         last |= dict(zip(frames, upsampled, strict=True))
-        expected = Histogram.of_unit(torch.stack(list(last.values())).numpy())
-        assert threshold == best_threshold(expected.partitions())
+        expected = Histogram.of_unit(torch.stack(list(last.values())))
+        assert threshold == expected.best_threshold()

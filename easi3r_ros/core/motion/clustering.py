@@ -1,11 +1,15 @@
-"""Grouping of tokens (k-means) and of values (multi-Otsu), so that what looks alike is judged alike."""
+"""Grouping of tokens (k-means) and of values (multi-Otsu), so that what looks alike is judged alike.
+
+Twice: exactly as published, with scikit-learn and scikit-image on the host (`cluster_tokens`, `partitions`), and for a
+stream, with PyTorch on the device that the tensors are on, without a word to the host (`TokenClusters`, `Histogram`).
+"""
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,11 +17,9 @@ from torch import Tensor
 
 from easi3r_ros.libraries import needed
 
-if TYPE_CHECKING:
-    from sklearn.cluster import KMeans
-
 PUBLISHED_SEED = 42
-WARM_ITERATIONS = 3  # Lloyd steps that follow a stream from one window to the next
+WARM_ITERATIONS = 2  # Lloyd steps that follow a stream from one window to the next
+COLD_ITERATIONS = 12  # of the first window
 
 
 def cluster_tokens(tokens: Sequence[Tensor], clusters: int) -> Tensor:
@@ -25,66 +27,113 @@ def cluster_tokens(tokens: Sequence[Tensor], clusters: int) -> Tensor:
 
     tokens: per frame (N, C). Returns labels (F, N) int64. With fewer tokens than clusters every token is its own.
     """
-    return _fit(_k_means(clusters, tokens), tokens)
+    with needed("sklearn"):  # here and not above: a second on a robot that never needs it
+        from sklearn.cluster import KMeans
+        from sklearn.exceptions import ConvergenceWarning
+
+    model = KMeans(min(clusters, sum(map(len, tokens))), n_init="auto", random_state=PUBLISHED_SEED)
+    stacked = torch.cat(list(tokens)).float().cpu().numpy()  # (F * N, C)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct tokens than clusters: a blank image
+        labels = model.fit(stacked).labels_
+    return torch.from_numpy(labels.astype(np.int64)).view(len(tokens), -1).to(tokens[0].device)  # (F * N,) -> (F, N)
 
 
 class TokenClusters:
-    """k-means that follows a stream: each window starts from the cluster centres of the one before it.
+    """k-means that follows a stream, on the tokens' device: each window starts from the centres of the one before it.
 
     Labels keep their meaning from window to window, and a few iterations are enough.
     """
 
     def __init__(self, clusters: int):
         self._clusters = clusters
-        self._centres: np.ndarray | None = None  # (k, C) float32
+        self.reset()
 
     def assign(self, tokens: Sequence[Tensor]) -> Tensor:
-        """As `cluster_tokens`, and moves the centres."""
-        if self._centres is not None and len(self._centres) <= sum(map(len, tokens)):
-            start = self._centres
-            model = _k_means(len(start), tokens, init=start, max_iter=WARM_ITERATIONS)
-        else:
-            model = _k_means(self._clusters, tokens)
-        labels = _fit(model, tokens)
-        complete = len(model.cluster_centers_) == self._clusters
-        self._centres = model.cluster_centers_.astype(np.float32) if complete else None
-        return labels
+        """Labels (F, N) int64 of tokens, per frame (N, C), and moves the centres.
+
+        The same tokens again, as in a second pass over the same frames, get the same labels at no cost.
+        """
+        if len(tokens) == len(self._seen) and all(x is y for x, y in zip(tokens, self._seen, strict=True)):
+            return self._labels
+        stacked = torch.cat(list(tokens)).float()  # (F * N, C)
+        self._seen, self._labels = tuple(tokens), self._fit(stacked).view(len(tokens), -1)
+        return self._labels
 
     def reset(self) -> None:
-        self._centres = None
+        self._centres: Tensor | None = None  # (k, C) float32
+        self._seen: tuple[Tensor, ...] = ()
+        self._labels = torch.empty(0, 0, dtype=torch.int64)
+
+    def _fit(self, tokens: Tensor) -> Tensor:
+        """tokens: (T, C) -> labels (T,)"""
+        squares = tokens.square().sum(dim=1)  # (T,)
+        centres, iterations = self._centres, WARM_ITERATIONS
+        if centres is None or len(centres) > len(tokens):
+            centres, iterations = spread_centres(tokens, squares, min(self._clusters, len(tokens))), COLD_ITERATIONS
+        for _ in range(iterations):
+            centres = _moved(centres, tokens, squares)
+        self._centres = centres if len(centres) == self._clusters else None
+        return _nearest(centres, tokens)[1]
 
 
-def spread_cluster_means(values: Tensor, labels: Tensor) -> Tensor:
-    """Every token gets the mean value of its cluster over all frames (eq. 14-15). Arguments and answer are (F, N)."""
+def spread_centres(tokens: Tensor, squares: Tensor, clusters: int) -> Tensor:
+    """Centres (k, C) to start from, each the best of a few tokens drawn by their distance to those before (k-means++).
+
+    tokens: (T, C); squares: (T,) their squared lengths.
+    """
+    trials = 2 + int(math.log(clusters))
+    draws = torch.rand(clusters, trials, generator=torch.Generator().manual_seed(PUBLISHED_SEED)).to(tokens.device)
+    centres = torch.empty(clusters, tokens.shape[1], device=tokens.device)
+    distance = torch.full_like(squares, torch.inf)  # (T,) squared, to the nearest centre so far
+    weight = torch.ones_like(squares)
+    for k in range(clusters):
+        cumulative = weight.cumsum(0)
+        drawn = torch.searchsorted(cumulative, draws[k] * cumulative[-1], right=True).clamp_(max=len(tokens) - 1)
+        candidates = tokens[drawn]  # (trials, C)
+        to_each = squares - 2 * (candidates @ tokens.T) + squares[drawn][:, None]  # (trials, T)
+        # What differs by no more than rounding is the same token: it must not be drawn again.
+        to_each = torch.where(to_each > 1e-6 * (squares + squares[drawn][:, None]), to_each, 0.0)
+        closer = torch.minimum(distance, to_each)
+        best = closer.sum(dim=1).argmin()[None]  # (1,): an index without a word to the host
+        centres[k] = candidates.index_select(0, best)[0]
+        distance = weight = closer.index_select(0, best)[0]
+    return centres
+
+
+def _nearest(centres: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Per token (T,) the squared distance to the nearest centre, less its own squared length, and which one it is."""
+    return torch.addmm(centres.square().sum(dim=1), tokens, centres.T, alpha=-2).min(dim=1)
+
+
+def _moved(centres: Tensor, tokens: Tensor, squares: Tensor) -> Tensor:
+    """One Lloyd step. A centre that lost all its tokens goes to one that is far from every other centre."""
+    score, labels = _nearest(centres, tokens)
+    sums = torch.zeros_like(centres).index_add_(0, labels, tokens)
+    counts = sums.new_zeros(len(centres)).index_add_(0, labels, torch.ones_like(score))
+    farthest = (score + squares).topk(len(centres)).indices  # (k,)
+    empty = counts == 0
+    place = tokens[farthest[(empty.cumsum(0) - 1).clamp_(min=0)]]  # (k, C)
+    return torch.where(empty[:, None], place, sums / counts.clamp(min=1)[:, None])
+
+
+def spread_cluster_means(values: Tensor, labels: Tensor, clusters: int | None = None) -> Tensor:
+    """Every token gets the mean value of its cluster over all frames (eq. 14-15). Arguments and answer are (F, N).
+
+    clusters: labels are below it; None: looked up, which makes the host wait for the device.
+    """
     flat = labels.flatten()
-    sums = torch.zeros(int(flat.max()) + 1, dtype=torch.float64).index_add_(0, flat, values.flatten().double())
-    means = sums / torch.bincount(flat).clamp(min=1)
+    sums = torch.zeros(clusters or int(flat.max()) + 1, 2, dtype=torch.float64, device=values.device)
+    weighted = torch.stack((values.flatten().double(), torch.ones_like(flat, dtype=torch.float64)), dim=1)
+    sums = sums.index_add_(0, flat, weighted)  # (k, sum | count)
+    means = sums[:, 0] / sums[:, 1].clamp(min=1)
     return means[flat].to(values.dtype).view_as(values)
-
-
-def _k_means(clusters: int, tokens: Sequence[Tensor], **options: Any) -> KMeans:
-    with needed("sklearn"):
-        from sklearn.cluster import KMeans
-    # One start is what n_init="auto" means for k-means++; scikit-learn before 1.2 does not know that word.
-    return KMeans(min(clusters, sum(map(len, tokens))), n_init=1, random_state=PUBLISHED_SEED, **options)
-
-
-def _fit(model: KMeans, tokens: Sequence[Tensor]) -> Tensor:
-    from sklearn.exceptions import ConvergenceWarning
-
-    with warnings.catch_warnings():
-        # Fewer distinct tokens than clusters (a blank image), or the few warm iterations: both are fine.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        labels = model.fit(_stacked(tokens)).labels_
-    return torch.from_numpy(labels.astype(np.int64)).view(len(tokens), -1)  # (F * N,) -> (F, N)
-
-
-def _stacked(tokens: Sequence[Tensor]) -> np.ndarray:
-    return torch.cat(list(tokens)).float().cpu().numpy()  # (F * N, C)
 
 
 CLASS_COUNTS = (2, 3, 4)
 BINS = 256
+FINE_BINS = 2 * BINS  # thresholds are centres of bins: values above and below have to be told apart
+UNIT = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -97,36 +146,91 @@ class Partition:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts of values; frames that are gone can stay in it at no cost."""
+    """Counts of values on any device; frames that are gone can stay in it at no cost."""
 
-    counts: np.ndarray  # (bins,) int64
-    centres: np.ndarray  # (bins,) float64
+    counts: Tensor  # (FINE_BINS,) float64
+    low: Tensor | float  # where the first bin begins
+    high: Tensor | float  # where the last bin ends
 
     @staticmethod
-    def of_unit(values: np.ndarray) -> Histogram:
+    def of(values: Tensor) -> Histogram:
+        """Over the range of the values, as multi-Otsu takes it. Empty for a constant map: nothing stands out there."""
+        low, high = torch.aminmax(values)
+        return Histogram(_counts((values - low).div_(high - low)), low, high)
+
+    @staticmethod
+    def of_unit(values: Tensor) -> Histogram:
         """Of values in [0, 1], on fixed bins, so that histograms of different frames can be added."""
-        counts, edges = np.histogram(values, BINS, range=(0, 1))
-        return Histogram(counts, (edges[:-1] + edges[1:]) / 2)
+        return Histogram(_counts(values), *UNIT)
 
     def __add__(self, other: Histogram) -> Histogram:
-        return Histogram(self.counts + other.counts, self.centres)
+        return Histogram(self.counts + other.counts, self.low, self.high)
+
+    def best_threshold(self) -> Tensor:
+        """() float32: the highest threshold of the best partition; infinite if there is no partition.
+
+        As `best_threshold` of `partitions`, where every value counts as the centre of its half of a bin.
+        """
+        cuts, scores = self._partitions()
+        best = scores.argmax()[None]
+        last = self._value(cuts[:, -1].gather(0, best)[0] + 0.5)
+        return torch.where(scores.isfinite().any(), last, torch.inf).float()
 
     def partitions(self) -> list[Partition]:
-        """As `partitions`, of the bin centres with their counts."""
-        return _partitions(self.counts, self.centres, self.centres, self.counts)
+        """As the function `partitions`, on the host."""
+        cuts, scores = (x.cpu() for x in self._partitions())
+        values = np.asarray(self._value(cuts + 0.5).cpu())
+        return [
+            Partition(row[len(row) - classes + 1 :], float(score))
+            for classes, row, score in zip(CLASS_COUNTS, values, scores, strict=True)
+            if math.isfinite(score)
+        ]
+
+    def _value(self, bins: Tensor) -> Tensor:
+        return self.low + bins * ((self.high - self.low) / BINS)
+
+    def _partitions(self) -> tuple[Tensor, Tensor]:
+        """Per class count: (3, 3) the last bins of its classes but the highest, right-aligned, and (3,) its score.
+
+        The score is -inf where there are fewer distinct values than classes.
+        """
+        cuts = _best_cuts(self.counts.unflatten(0, (BINS, 2)).sum(dim=1))  # (3, 3)
+        weights = torch.cat((self.counts.new_zeros(1), self.counts.cumsum(0)))  # (FINE_BINS + 1,)
+        centres = (torch.arange(FINE_BINS, dtype=torch.float64, device=self.counts.device) + 0.5) / FINE_BINS
+        sums = torch.cat((self.counts.new_zeros(1), (self.counts * centres).cumsum(0)))
+        distinct = (self.counts.unflatten(0, (BINS, 2)).sum(dim=1) > 0).sum()
+        scale = self.high - self.low
+        scores = []
+        for row, classes in zip(cuts, CLASS_COUNTS, strict=True):
+            borders = 2 * row[len(row) - classes + 1 :] + 1  # what is above the centre of a bin is above the threshold
+            count, total = (_between(x, borders) for x in (weights, sums))
+            means, filled = total / count.clamp(min=1), count > 0
+            average = torch.where(filled, means, 0).sum() / filled.sum()
+            variance = torch.where(filled, (means - average) ** 2, 0).sum() / filled.sum()
+            scores.append(torch.where(distinct >= classes, variance * scale**2 / classes**0.5, -torch.inf))
+        return cuts, torch.stack(scores)
 
 
 def partitions(values: np.ndarray) -> list[Partition]:
     """Multi-Otsu with 2, 3 and 4 classes over the values of all frames together; fewer if there are too few values.
 
-    Empty for a constant map: nothing stands out, so nothing moves.
+    Exactly as published. Empty for a constant map: nothing stands out, so nothing moves.
     """
+    with needed("skimage"):  # here and not above: half a second on a robot that never needs it
+        from skimage.exposure import histogram
+        from skimage.filters import threshold_multiotsu
+
     values = values.ravel()
     if values.min() == values.max():
         return []
-    counts, edges = np.histogram(values, BINS)
-    centres = (edges[:-1] + edges[1:]) / 2
-    return _partitions(counts, centres, values, np.ones(len(values)))
+    counts, centres = histogram(values, BINS, source_range="image")
+    distinct = np.count_nonzero(counts)
+    found = []
+    for classes in CLASS_COUNTS:
+        if classes <= distinct:
+            thresholds = threshold_multiotsu(hist=(counts, centres), classes=classes)
+            found.append(Partition(thresholds, _score(thresholds, values)))
+    return found
 
 
 def best_threshold(candidates: list[Partition]) -> float:
@@ -136,23 +240,53 @@ def best_threshold(candidates: list[Partition]) -> float:
     return float(max(candidates, key=lambda partition: partition.score).thresholds[-1])
 
 
-def _partitions(counts: np.ndarray, centres: np.ndarray, values: np.ndarray, weights: np.ndarray) -> list[Partition]:
-    with needed("skimage"):
-        from skimage.filters import threshold_multiotsu
-    distinct = np.count_nonzero(counts)
-    found = []
-    for classes in CLASS_COUNTS:
-        if classes <= distinct:
-            thresholds = threshold_multiotsu(hist=(counts, centres), classes=classes)
-            found.append(Partition(thresholds, _score(thresholds, values, weights)))
-    return found
-
-
-def _score(thresholds: np.ndarray, values: np.ndarray, weights: np.ndarray) -> float:
+def _score(thresholds: np.ndarray, values: np.ndarray) -> float:
     """Variance of the unweighted means of the classes that have any value, over the square root of the class count."""
-    weighted = weights * values
+    weights = np.ones(len(values))
     above = [values >= threshold for threshold in thresholds]
     sizes = -np.diff([weights.sum(), *(weights @ mask for mask in above), 0.0])
-    sums = -np.diff([weighted.sum(), *(weighted @ mask for mask in above), 0.0])
+    sums = -np.diff([values.sum(dtype=np.float64), *(values @ mask for mask in above), 0.0])
     means = sums[sizes > 0] / sizes[sizes > 0]
     return float(np.var(means) / np.sqrt(len(sizes)))
+
+
+def _counts(values: Tensor) -> Tensor:
+    """Values in [0, 1] -> (FINE_BINS,) float64."""
+    return torch.histc(values, FINE_BINS, *UNIT).double()
+
+
+def _between(cumulative: Tensor, borders: Tensor) -> Tensor:
+    """What of a cumulative sum (n + 1,) lies between consecutive borders: (classes - 1,) -> (classes,)."""
+    ends = torch.cat((cumulative[:1], cumulative[borders], cumulative[-1:]))
+    return ends.diff()
+
+
+def _best_cuts(counts: Tensor) -> Tensor:
+    """Multi-Otsu's search: (BINS,) counts -> (3, 3) int64, per class count the last bins of all classes but the last.
+
+    The variance between classes is a sum over the classes, so that the best cuts below a given one do not depend on
+    what is above it: BINS^2 steps instead of BINS^3. Of equally good cuts the lowest is taken.
+    """
+    bins = len(counts)
+    share = counts / counts.sum().clamp(min=1)
+    index = torch.arange(1, bins + 1, dtype=torch.float64, device=counts.device)
+    weight, moment = (torch.cat((x.new_zeros(1), x.cumsum(0))) for x in (share, share * index))  # (bins + 1,)
+    # (first, last): the class of the bins first ... last
+    weights, moments = weight[None, 1:] - weight[:-1, None], moment[None, 1:] - moment[:-1, None]
+    between = torch.where(weights > 0, moments**2 / weights.clamp(min=1e-300), 0.0)
+    between = between.masked_fill(index[:, None] > index, -torch.inf)
+    best, origins = between[0], []  # best: (bins,) of one class more each time, that ends with a bin
+    above = torch.cat(
+        (between[1:, -1], between.new_full((1,), -torch.inf))
+    )  # (bins,) the last class, that begins after
+    rows = []
+    for _ in CLASS_COUNTS:
+        cut = (best + above).argmax()[None]
+        row = [cut]
+        for origin in reversed(origins):
+            row.append(origin.gather(0, row[-1]))
+        row += [torch.zeros_like(cut)] * (len(CLASS_COUNTS) - len(row))
+        rows.append(torch.cat(row[::-1]))
+        best, origin = (best[:-1, None] + between[1:]).max(dim=0)
+        origins.append(origin)
+    return torch.stack(rows)

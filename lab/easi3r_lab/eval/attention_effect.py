@@ -16,7 +16,8 @@ from easi3r_lab.published.two_passes import decode_edges
 from easi3r_lab.synthetic.render import RenderedFrame
 from easi3r_ros.core.backbone import Backbone
 from easi3r_ros.core.config import PreprocessConfig
-from easi3r_ros.core.motion.attention import WINDOW_SCOPE, AttentionMaps, aggregate, attention_of, fuse
+from easi3r_ros.core.motion.attention import attention_of
+from easi3r_ros.core.motion.statistics import WINDOW_SCOPE, AttentionMaps, aggregate, fuse
 from easi3r_ros.core.preprocess import prepare
 from easi3r_ros.core.types import Features
 

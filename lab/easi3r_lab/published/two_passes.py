@@ -13,16 +13,13 @@ from torch import Tensor
 
 from easi3r_ros.core.backbone import Backbone
 from easi3r_ros.core.motion.attention import (
-    WINDOW_SCOPE,
     AttentionMotion,
-    FrameStatistics,
     Grouping,
-    aggregate,
     attention_motion,
     attention_of,
-    fuse,
 )
 from easi3r_ros.core.motion.clustering import Partition, best_threshold, cluster_tokens, partitions
+from easi3r_ros.core.motion.statistics import WINDOW_SCOPE, FrameStatistics, aggregate, fuse
 from easi3r_ros.core.types import Edge, Features, NetworkInput, PairGeometry
 
 PUBLISHED_CLUSTERS = 64
@@ -82,7 +79,7 @@ def analyse_motion(
         raise ValueError("no frame has two partners both as source and as reference: use more frames or a denser graph")
     maps, _ = fuse(statistics, WINDOW_SCOPE)
     motion = attention_motion(maps, features, group or _published_clusters)
-    candidates = tuple(partitions(motion.upsampled.numpy()))
+    candidates = tuple(partitions(motion.upsampled.cpu().numpy()))
     threshold = best_threshold(candidates)
     masks = {frame: motion.upsampled[i] > threshold for i, frame in enumerate(motion.frames)}  # eq. 16
     return MotionAnalysis(statistics, motion, candidates, threshold, masks)
