@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from easi3r_ros.core.alignment.depth_fusion import NewFrame, depth_of_frame
-from easi3r_ros.core.alignment.placement import PLACED, Anchor, pair_pose, place, world_covariance
+from easi3r_ros.core.alignment.placement import Anchor, pair_pose, place, unknown_covariance, world_covariance
 from easi3r_ros.core.config import AlignmentConfig
 from easi3r_ros.core.geometry import focal_from_pointmap, intrinsics, invert_se3, transform
 from easi3r_ros.core.types import AlignedFrame, PairGeometry, TrackingState
@@ -55,7 +55,6 @@ def expand(aligned: AlignedFrame, stride: int, shape: tuple[int, int], K: np.nda
 
 PARALLAX_SHARE = 0.15  # share of confident pixels from which a pair may fix the world
 LOST_INLIERS, WEAK_INLIERS = 0.3, 0.7  # weighted share of points that reproject within the inlier threshold
-UNKNOWN_SIGMA = 1e3  # world units and radians: standard deviation of a pose that was not measured
 
 
 class IncrementalAligner:
@@ -76,7 +75,8 @@ class IncrementalAligner:
         self._focal: float | None = None
         self._focal_frames = 0
         self._started = False
-        self._typical_depth = 1.0  # world units; a new piece of world takes it over, so that the scale does not jump
+        self._world = 0  # number of the present one
+        self._typical_depth = 1.0  # world units; a new world takes it over, so that the scale does not jump
 
     def update(
         self,
@@ -184,7 +184,8 @@ class IncrementalAligner:
             return self._lost(index, K, shape, static.device, reason)
         new = NewFrame(index, invert_se3(registration.world_from_cam), static, self.config.min_confidence)
         depth, confidence, residual = depth_of_frame(new, anchored)
-        self._typical_depth = float(depth.nanmedian())
+        typical = float(depth.nanmedian())
+        self._typical_depth = typical if typical > 0 else self._typical_depth  # NaN: nothing static in sight
         weak = registration.inliers < WEAK_INLIERS
         return AlignedFrame(
             index=index,
@@ -196,6 +197,7 @@ class IncrementalAligner:
             residual=residual,
             state=TrackingState.DEGRADED if weak else TrackingState.TRACKING,
             reason=f"{registration.inliers:.0%} of the static points agree with the pose" if weak else "",
+            world=self._world,
         )
 
     def _anchor_of(self, pair: PairGeometry, index: int) -> Anchor | None:
@@ -204,17 +206,25 @@ class IncrementalAligner:
     # -- frames without a place ------------------------------------------------------------------------------------
 
     def _lost(self, index, K, shape, device, reason: str) -> AlignedFrame:
-        if not any(self._anchors[i].frame.state in PLACED for i in list(self._anchors)[-self._memory + 1 :]):
-            self._started = False  # nothing left to attach to: a new piece of world starts where the last pose was
+        if not any(self._anchors[i].frame.state.has_pose for i in list(self._anchors)[-self._memory + 1 :]):
+            self._started = False  # nothing left to attach to: a new world starts where the last pose was
+            self._world += 1
         return self._blank(index, self._pose, K, shape, device, reason, TrackingState.LOST)
 
     def _blank(
         self, index, pose, K, shape, device, reason: str, state: TrackingState = TrackingState.INITIALISING
     ) -> AlignedFrame:
-        nothing = torch.full(shape, torch.nan, device=device)
-        covariance = np.eye(6) * (UNKNOWN_SIGMA**2 if state is TrackingState.LOST else 0.0)
         return AlignedFrame(
-            index, pose.copy(), covariance, K, nothing, torch.ones(shape, device=device), 0.0, state, reason
+            index=index,
+            world_from_cam=pose.copy(),
+            covariance=unknown_covariance(),
+            K=K,
+            depth=torch.full(shape, torch.nan, device=device),
+            confidence=torch.ones(shape, device=device),
+            residual=0.0,
+            state=state,
+            reason=reason,
+            world=self._world,
         )
 
     def _remember(self, anchor: Anchor) -> None:
