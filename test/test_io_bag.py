@@ -85,9 +85,12 @@ def test_pose_odometry_and_tf_agree(tmp_path):
     assert len(bag["/easi3r/path"][2][1].poses) == 3
 
 
-def test_nothing_is_said_about_the_pose_while_lost(tmp_path):
-    bag = record(tmp_path / "bag", [make_result(0), make_result(1, TrackingState.LOST), make_result(2)])
-    assert [len(bag[topic]) for topic in ("/easi3r/pose", "/tf", "/easi3r/mask")] == [2, 2, 3]
+@pytest.mark.parametrize("state", [TrackingState.INITIALISING, TrackingState.LOST])
+def test_nothing_is_said_about_a_pose_that_was_not_measured(tmp_path, state):
+    bag = record(tmp_path / "bag", [make_result(0), make_result(1, state), make_result(2)])
+    for topic, count in {"pose": 2, "odometry": 2, "mask": 3, "status": 3}.items():
+        assert len(bag[f"/easi3r/{topic}"]) == count
+    assert [stamp_of(message.transforms[0]) for _, message in bag["/tf"]] == [stamp(0), stamp(2)]
     assert bag["/easi3r/status"][1][1].reason == "because"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -78,11 +79,25 @@ def test_evo_reads_the_trajectory(tmp_path):
     assert [int(text.replace(".", "")) for text in stamps] == [stamp(index) for index in range(3)]
 
 
-def test_a_lost_frame_has_no_pose(tmp_path):
+@pytest.mark.parametrize("state", [TrackingState.INITIALISING, TrackingState.LOST])
+def test_a_frame_without_a_pose_has_no_line_and_no_cloud(tmp_path, state):
+    config = CloudConfig(stride=1, min_confidence=1.5)
+    with TrajectoryWriter(tmp_path / "tum.txt") as writer, CloudWriter(tmp_path, config, every=1) as clouds:
+        for index, one in enumerate([state, TrackingState.TRACKING, state, TrackingState.DEGRADED]):
+            writer.write(make_result(index, one))
+            clouds.write(make_result(index, one))
+    lines = (tmp_path / "tum.txt").read_text().splitlines()[1:]
+    assert [int(line.split()[0].replace(".", "")) for line in lines] == [stamp(1), stamp(3)]
+    assert [path.name[:6] for path in sorted((tmp_path / "dynamic").iterdir())] == ["000001", "000003"]
+
+
+def test_a_new_world_is_told_from_the_old_one_in_the_trajectory(tmp_path):
     with TrajectoryWriter(tmp_path / "tum.txt") as writer:
-        writer.write(make_result(0))
-        writer.write(make_result(1, TrackingState.LOST))
-    assert len((tmp_path / "tum.txt").read_text().splitlines()) == 2
+        for index, world in enumerate([0, 0, 2, 2]):
+            writer.write(replace(make_result(index), world=world))
+    lines = (tmp_path / "tum.txt").read_text().splitlines()
+    assert [line.startswith("# a new world") for line in lines[1:]] == [False, False, True, False, False]
+    assert file_interface.read_tum_trajectory_file(str(tmp_path / "tum.txt")).num_poses == 4
 
 
 def test_a_cloud_is_readable_after_every_append(tmp_path):

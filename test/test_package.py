@@ -92,13 +92,9 @@ def test_manifest_names_every_requirement(run_dependencies):
     assert {key for key in ROSDEP_KEYS.values() if key} <= run_dependencies
 
 
-# Used only by who asks for it, with an error that says what to install.
-IF_INSTALLED = {"torchvision"}
-
-
 def test_every_import_is_declared(run_dependencies):
     wanted, providers = requirements("requirements.txt"), packages_distributions()
-    for module in imported_modules("easi3r_ros", "launch") - run_dependencies - IF_INSTALLED:
+    for module in imported_modules("easi3r_ros", "launch") - run_dependencies:
         distributions = {normalised(name) for name in providers.get(module, [])}
         assert distributions & wanted, f"'{module}' is in neither requirements.txt nor package.xml"
 

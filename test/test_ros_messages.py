@@ -252,10 +252,31 @@ class TestResults:
         odometry = self.make(maker, result(1, world_from_cam=transform(translation=(0, 0, 3))))["odometry"]
         assert odometry.twist.twist.linear.z == pytest.approx(3)
 
-    def test_no_pose_while_lost(self, maker):
-        lost = result(state=TrackingState.LOST)
-        assert not {"pose", "odometry", "path"} & set(self.make(maker, lost))
-        assert maker.transform(lost, header()) is None
+    @pytest.mark.parametrize("state", [TrackingState.INITIALISING, TrackingState.LOST])
+    def test_nothing_is_said_of_a_pose_that_was_not_measured(self, maker, state):
+        held = result(state=state)
+        assert set(TOPICS) - set(self.make(maker, held)) == {"pose", "odometry", "path", "status"}
+        assert maker.transform(held, header()) is None
+        assert len(self.make(maker, result(1))["path"].poses) == 1, "the held one is not in it"
+
+    def test_a_weak_pose_is_a_pose(self, maker):
+        weak = result(state=TrackingState.DEGRADED)
+        assert {"pose", "odometry", "path"} <= set(self.make(maker, weak))
+        assert maker.transform(weak, header()) is not None
+
+    @pytest.mark.parametrize("state", [TrackingState.INITIALISING, TrackingState.LOST])
+    def test_no_velocity_over_a_time_without_poses(self, maker, state):
+        self.make(maker, result(0))
+        self.make(maker, result(1, state))
+        assert self.make(maker, result(2))["odometry"].twist.covariance[0] == 1e6
+        assert self.make(maker, result(3))["odometry"].twist.covariance[0] < 1
+
+    def test_nothing_joins_two_worlds(self, maker):
+        self.make(maker, result(0))
+        made = self.make(maker, replace(result(1), world=1))
+        assert made["odometry"].twist.covariance[0] == 1e6 and len(made["path"].poses) == 1
+        made = self.make(maker, replace(result(2), world=1))
+        assert made["odometry"].twist.covariance[0] < 1 and len(made["path"].poses) == 2
 
     def test_transform(self, maker):
         made = maker.transform(result(world_from_cam=transform(translation=(1, 2, 3))), header())

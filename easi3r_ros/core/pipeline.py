@@ -50,6 +50,7 @@ class Pipeline:
         backbone = self.backbone
         self._aligner = IncrementalAligner(config.alignment, self._window.size, backbone.metric, backbone.detail)
         self._journal = journal
+        self._world = 0
         self._size: tuple[int, ...] | None = None
 
     def reset(self) -> None:
@@ -58,6 +59,7 @@ class Pipeline:
         self._cue.reset()
         self._meter.reset()
         self._aligner.reset()
+        self._world = 0
         self._size = None
 
     def reconfigure(self, config: PipelineConfig) -> None:
@@ -90,8 +92,7 @@ class Pipeline:
             masks = {index: estimate.mask for index, estimate in motion.items()}
         with watch("alignment"):
             aligned = self._aligner.update(frame.index, geometry, masks, image.K, image.image.shape[:2])
-        if aligned.state is TrackingState.LOST:
-            self._window.mark_lost(frame.index)
+        self._take_note(aligned)
         if self._journal is not None:
             with watch("journal"):
                 self._journal.add(geometry, masks, aligned, focal_known=image.K is not None)
@@ -109,6 +110,17 @@ class Pipeline:
                     raise
                 continue
             return geometry
+
+    def _take_note(self, aligned: AlignedFrame) -> None:
+        """What a frame's place in the world means for those that follow."""
+        if aligned.state is TrackingState.LOST:
+            self._window.mark_lost(aligned.index)
+        if aligned.world != self._world and aligned.state.has_pose:
+            self._world = aligned.world
+            log.warning(
+                "nothing was left of the world to attach to: a new one starts at the last known pose, of which nobody "
+                "knows how far the camera has moved since"
+            )
 
     def _find_motion(
         self, geometry: list[PairGeometry], masks: dict[int, torch.Tensor] | None = None
@@ -165,6 +177,7 @@ class Pipeline:
             covariance=aligned.covariance,
             state=aligned.state,
             reason=aligned.reason,
+            world=aligned.world,
             metric=self.backbone.metric,
             residual=aligned.residual,
             dynamic_fraction=float(mask.mean()),

@@ -147,7 +147,12 @@ class TrackingState(Enum):
     INITIALISING = "initialising"  # not enough frames or parallax for a pose yet
     TRACKING = "tracking"
     DEGRADED = "degraded"  # a pose, but a weak one: see `reason`
-    LOST = "lost"  # the last pose is held: see `reason`
+    LOST = "lost"  # no pose could be found: see `reason`
+
+    @property
+    def has_pose(self) -> bool:
+        """Whether the pose was measured. Any other is only held, and is not to be passed on as if it were known."""
+        return self in (TrackingState.TRACKING, TrackingState.DEGRADED)
 
 
 @dataclass(frozen=True)
@@ -156,13 +161,18 @@ class AlignedFrame:
 
     index: int
     world_from_cam: np.ndarray  # (4, 4) float64 SE(3), world units
-    covariance: np.ndarray  # (6, 6) float64 of (x, y, z, rot x, rot y, rot z), world axes, as PoseWithCovariance
+    # (6, 6) float64 of (x, y, z, rot x, rot y, rot z), world axes, as PoseWithCovariance: error of this frame's placing
+    # among earlier ones, whose drift is not in it. UNKNOWN_VARIANCE (`registration`) for whatever was not measured.
+    covariance: np.ndarray
     K: np.ndarray  # (3, 3) float64, pixels of the network image
     depth: torch.Tensor  # (h, w) float32 z-depth, world units; NaN: not known
     confidence: torch.Tensor  # (h, w) float32 >= 1
     residual: float  # robust mean 3D distance between the pairs and the world, relative to depth
     state: TrackingState
     reason: str = ""  # why the state is not TRACKING, for a person
+    # Counts worlds since the reset. A new one starts where nothing was left to attach to, at the last known pose: poses
+    # and lengths of two worlds must not be compared.
+    world: int = 0
 
 
 @dataclass(frozen=True)
@@ -185,6 +195,7 @@ class FrameResult:
     window: tuple[int, ...]  # indices of the frames used, oldest first
     latency_ms: dict[str, float]  # wall time per stage
     evidence: dict[str, np.ndarray]  # per cue, at the backbone's size, for debugging
+    world: int = 0  # as AlignedFrame
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from easi3r_ros.core.clouds import split_cloud
 from easi3r_ros.core.config import CloudConfig
-from easi3r_ros.core.types import FrameResult, PointCloud, TrackingState
+from easi3r_ros.core.types import FrameResult, PointCloud
 
 VERTEX = np.dtype(
     [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1"), ("confidence", "<f4")]
@@ -104,17 +104,22 @@ class MaskWriter(ResultWriter):
 class TrajectoryWriter(ResultWriter):
     """world_from_cam, a line per frame, in the TUM format: stamp tx ty tz qx qy qz qw (seconds, world units).
 
-    Stamps are made from the integer nanoseconds, so that they compare equal to the input's. A frame whose tracking is
-    lost has no pose and no line.
+    Stamps are made from the integer nanoseconds, so that they compare equal to the input's. A frame without a pose
+    (before tracking starts, or lost) has no line. A comment says where a new world starts, if nothing was left to
+    attach to.
     """
 
     def __init__(self, path: Path):
         self._file = path.open("w", encoding="ascii")
         self._file.write("# stamp[s] tx ty tz qx qy qz qw\n")
+        self._world: int | None = None
 
     def write(self, result: FrameResult) -> None:
-        if result.state is TrackingState.LOST:
+        if not result.state.has_pose:
             return
+        if self._world not in (None, result.world):
+            self._file.write("# a new world: poses and lengths below must not be compared with those above\n")
+        self._world = result.world
         seconds, nanoseconds = divmod(result.frame.stamp_ns, 1_000_000_000)
         pose = result.world_from_cam
         values = [*pose[:3, 3], *Rotation.from_matrix(pose[:3, :3]).as_quat()]
@@ -129,7 +134,7 @@ class CloudWriter(ResultWriter):
     """Of every n-th frame: static points, added to FOLDER/static.ply; dynamic ones, as FOLDER/dynamic/INDEX_STAMP.ply.
 
     All in the world frame and world units. What moves is elsewhere in the next frame, so it is not accumulated. A frame
-    whose tracking is lost has no place in the world and is left out.
+    without a pose has no place in the world and is left out.
     """
 
     def __init__(self, folder: Path, config: CloudConfig, every: int):
@@ -139,7 +144,7 @@ class CloudWriter(ResultWriter):
         self._static = PlyFile(folder / "static.ply")
 
     def write(self, result: FrameResult) -> None:
-        if result.frame.index % self._every or result.state is TrackingState.LOST:
+        if result.frame.index % self._every or not result.state.has_pose:
             return
         static, dynamic = (in_world(cloud, result.world_from_cam) for cloud in split_cloud(result, self._config))
         self._static.append(static)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from easi3r_ros.core.alignment.placement import unknown_covariance
 from easi3r_ros.core.types import PointCloud
 from easi3r_ros.messages.message_types import (
     CameraInfo,
@@ -22,7 +23,6 @@ from easi3r_ros.messages.message_types import (
     PointCloud2,
     PointField,
     Pose,
-    PoseStamped,
     PoseWithCovarianceStamped,
     Quaternion,
     Time,
@@ -31,11 +31,13 @@ from easi3r_ros.messages.message_types import (
 )
 
 # What nav_msgs/Odometry carries where nothing is known: a zero that no filter will believe.
-UNKNOWN = (np.zeros(6), np.eye(6) * 1e6)
+UNKNOWN = (np.zeros(6), unknown_covariance())
 
 
 @dataclass(frozen=True)
 class StampedPose:
+    """A pose that was measured."""
+
     stamp_ns: int
     world_from_cam: np.ndarray  # (4, 4) float64
     covariance: np.ndarray  # (6, 6) float64 of (position, rotation), world axes
@@ -155,10 +157,6 @@ def pose_message(world_from_cam: np.ndarray, covariance: np.ndarray, header: Hea
     message.pose.pose = pose_of(world_from_cam)
     message.pose.covariance = covariance.ravel()
     return message
-
-
-def stamped_pose(pose: Pose, header: Header) -> PoseStamped:
-    return PoseStamped(header=header, pose=pose)
 
 
 def transform_message(parent_from_child: np.ndarray, header: Header, child_frame_id: str) -> TransformStamped:

@@ -8,7 +8,7 @@ from typing import Any
 
 from easi3r_ros.core.clouds import split_cloud
 from easi3r_ros.core.config import CloudConfig
-from easi3r_ros.core.types import FrameResult, TrackingState
+from easi3r_ros.core.types import FrameResult
 from easi3r_ros.messages import conversions as messages
 from easi3r_ros.messages.conversions import StampedPose, twist_between
 from easi3r_ros.messages.message_types import (
@@ -52,6 +52,7 @@ class ResultMessages:
         self._map_frame = map_frame
         self._path: deque[PoseStamped] = deque()
         self._last: StampedPose | None = None
+        self._world = 0
         self.reconfigure(path_length, clouds)
 
     def reconfigure(self, path_length: int, clouds: CloudConfig) -> None:
@@ -65,8 +66,8 @@ class ResultMessages:
         self._last = None
 
     def transform(self, result: FrameResult, header: Header) -> TransformStamped | None:
-        """map -> camera; None while tracking is lost."""
-        if result.state is TrackingState.LOST:
+        """map -> camera; None while there is no pose."""
+        if not result.state.has_pose:
             return None
         return messages.transform_message(result.world_from_cam, self._in_map(header), header.frame_id)
 
@@ -75,13 +76,15 @@ class ResultMessages:
     ) -> Iterator[tuple[str, Any]]:
         """(name in TOPICS or DEBUG_TOPICS, message) of what is `wanted`, but the status; for every result, in order.
 
-        header, camera_info: as received with the image. Nothing is said about the pose while tracking is lost: a held
-        pose with a new stamp would tell a robot that it stands still.
+        header, camera_info: as received with the image. Nothing is said about the pose before tracking starts and
+        while it is lost: a held pose with a new stamp would tell a robot that it stands still.
         """
         yield from self._images(result, header, camera_info, wanted)
         yield from self._points(result, header, wanted)
-        if result.state is not TrackingState.LOST:
+        if result.state.has_pose:
             yield from self._poses(result, header, wanted)
+        else:
+            self._last = None  # the mean over a time without poses would be no velocity of now
 
     def _in_map(self, header: Header) -> Header:
         return Header(stamp=header.stamp, frame_id=self._map_frame)
@@ -114,6 +117,9 @@ class ResultMessages:
             yield name, point_cloud(static if name == "points/static" else dynamic, header)
 
     def _poses(self, result: FrameResult, header: Header, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Any]]:
+        if result.world != self._world:
+            self.restart()
+            self._world = result.world
         in_map = self._in_map(header)
         now = StampedPose(result.frame.stamp_ns, result.world_from_cam, result.covariance)
         pose = messages.pose_message(now.world_from_cam, now.covariance, in_map)

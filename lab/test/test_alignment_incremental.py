@@ -95,6 +95,49 @@ def test_first_frame_is_the_origin_and_has_no_depth_yet(clip):
     assert first.state is TrackingState.INITIALISING
     assert np.array_equal(first.world_from_cam, np.eye(4))
     assert not torch.isfinite(first.depth).any()
+    assert (np.diag(first.covariance) == 1e6).all()  # a filter would take zero for a camera that surely stands still
+
+
+def test_a_measured_pose_has_a_covariance_of_the_size_of_its_error(clip):
+    first = align(clip, 2)[1]
+    assert first.state is TrackingState.TRACKING
+    sigma = np.sqrt(np.diag(first.covariance))
+    # The truth in world units: the median depth of the first frame's static rest is one.
+    unit = np.median(clip.depth[0][~clip.masks[0]])
+    true = np.linalg.inv(clip.world_from_cam[0]) @ clip.world_from_cam[1]
+    error = np.linalg.norm(first.world_from_cam[:3, 3] - true[:3, 3] / unit)
+    assert 1e-6 < sigma.min() < sigma.max() < 0.05 and error < 30 * sigma[:3].max()
+
+
+def test_nothing_left_to_attach_to_starts_a_new_world(clip):
+    """Every pair from one moment on is of frames that the world before does not know."""
+    rng = np.random.default_rng(0)
+    aligner = IncrementalAligner(AlignmentConfig(), memory=3)
+    results = [aligner.update(i, pairs_of(clip, i, rng, offsets=(1,)), {}, clip.K, SHAPE) for i in range(4)]
+    results += [aligner.update(i, [], {}, clip.K, SHAPE) for i in range(4, 8)]  # blind
+    results += [aligner.update(i, pairs_of(clip, i, rng, offsets=(1,)), {}, clip.K, SHAPE) for i in range(8, 12)]
+    assert [r.world for r in results[:4]] == [0] * 4 and results[3].state is TrackingState.TRACKING
+    assert results[4].state is TrackingState.LOST
+    assert [r.state for r in results[8:]] == [TrackingState.TRACKING] * 4 and [r.world for r in results[8:]] == [1] * 4
+    assert not any(np.diag(r.covariance).min() < 1e6 for r in results[4:8])
+    assert float(results[-1].depth.nanmedian()) == pytest.approx(float(results[3].depth.nanmedian()), rel=0.3)
+
+
+def test_a_moment_without_anything_static_does_not_spoil_the_unit_of_a_later_world(clip):
+    """The frame has a pose, from what is static in the frames before it, but no depth."""
+    rng = np.random.default_rng(0)
+    aligner = IncrementalAligner(AlignmentConfig(), memory=3)
+    for i in range(3):
+        aligner.update(i, pairs_of(clip, i, rng, offsets=(1,)), {}, clip.K, SHAPE)
+    pairs = pairs_of(clip, 3, rng, offsets=(1,))
+    unsure = [replace(pair, conf_a=torch.ones(SHAPE), conf_b=torch.ones(SHAPE)) for pair in pairs]
+    everything = {3: torch.ones(SHAPE, dtype=torch.bool)}
+    blank = aligner.update(3, unsure, everything, clip.K, SHAPE)
+    assert blank.state.has_pose and not torch.isfinite(blank.depth).any()
+    for i in range(4, 8):
+        aligner.update(i, [], {}, clip.K, SHAPE)
+    again = [aligner.update(i, pairs_of(clip, i, rng, offsets=(1,)), {}, clip.K, SHAPE) for i in range(8, 10)]
+    assert again[-1].state is TrackingState.TRACKING and again[-1].world == 1
 
 
 def test_a_pair_without_parallax_turns_but_does_not_start_a_world(clip):
@@ -115,6 +158,7 @@ def test_a_pair_without_parallax_turns_but_does_not_start_a_world(clip):
     result = aligner.update(1, pairs, {}, clip.K, SHAPE)
     assert result.state is TrackingState.INITIALISING
     assert "parallax" in result.reason
+    assert (np.diag(result.covariance) == 1e6).all()
     assert np.allclose(result.world_from_cam[:3, :3], rotation, atol=1e-4)
     assert np.allclose(result.world_from_cam[:3, 3], 0)
 

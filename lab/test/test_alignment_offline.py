@@ -117,6 +117,18 @@ def test_lost_frames_hold_the_refined_pose_and_disturb_nobody(truths, poses):
     assert score(np.stack([found.frames[i].world_from_cam for i in kept]), poses[kept]).ate_percent_of_path < 0.5
 
 
+def test_the_first_frame_gets_the_pose_that_it_could_not_have_yet(truths):
+    journal, results = stream(truths[:8])
+    found = align_globally(journal).frames
+    assert [frame.found for frame in found.values()] == [True] + [False] * 7
+    first = found[0].applied(replace(make_result(0), state=results[0].state, reason=results[0].reason))
+    assert first.state is TrackingState.TRACKING and first.reason == ""
+    assert np.diag(first.covariance).min() > 0 and np.diag(first.covariance).max() < 1
+    journal.entries[20] = replace(journal.entries[0], sightings=[])  # before the world too, but sees nothing of it
+    alone = align_globally(journal).frames[20]
+    assert not alone.found and np.diag(alone.covariance).min() > 1e3
+
+
 def test_a_result_changes_in_pose_depth_and_focal_length_alone(truths):
     journal, _ = stream(truths[:6])
     refined = replace(align_globally(journal).frames[4], depth_factor=1.5, focal_factor=1.1)

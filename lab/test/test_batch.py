@@ -1,10 +1,12 @@
-"""The published batch pipeline: two passes, in which masks of the first steer the second."""
+"""The published batch pipeline, step by step: pairs of a graph, masks from them, and what the masks change."""
 
 import pytest
 import torch
 from easi3r_lab.published.pair_graph import complete_edges, swin_edges, swin_stride_edges
-from easi3r_lab.published.two_passes import analyse_motion, decode_edges, run_batch
+from easi3r_lab.published.two_passes import analyse_motion, decode_edges
 from helpers_dust3r import noise_images, one_thread, small_backbone  # noqa: F401
+
+EDGES = swin_stride_edges(6, 3)
 
 
 @pytest.fixture(scope="module")
@@ -13,54 +15,61 @@ def backbone():
 
 
 @pytest.fixture(scope="module")
-def result(backbone):
-    return run_batch(backbone, noise_images(6, 48, 80), swin_stride_edges(6, 3))
+def features(backbone):
+    return {image.frame.index: backbone.encode(image) for image in noise_images(6, 48, 80)}
 
 
-def test_every_frame_gets_a_mask_and_every_pair_an_answer(result):
-    assert list(result.features) == [0, 1, 2, 3, 4, 5]
-    assert [pair.edge for pair in result.geometry] == swin_stride_edges(6, 3)
-    assert list(result.second.masks) == [0, 1, 2, 3, 4, 5]
-    assert {tuple(mask.shape) for mask in result.second.masks.values()} == {(48, 80)}
-    assert any(mask.any() for mask in result.first.masks.values())
+@pytest.fixture(scope="module")
+def pairs(backbone, features):
+    return decode_edges(backbone, features, EDGES)
 
 
-def test_the_second_pass_uses_the_masks_of_the_first(backbone, result):
-    again = decode_edges(backbone, result.features, [(1, 2)], result.first.masks)[0]
-    plain = decode_edges(backbone, result.features, [(1, 2)])[0]
-    ours = next(pair for pair in result.geometry if pair.edge == (1, 2))
-    assert torch.allclose(ours.points_a, again.points_a, atol=1e-5)
-    assert not torch.allclose(ours.points_a, plain.points_a, atol=1e-5)
-    assert not torch.equal(result.first.statistics.source_mean, result.second.statistics.source_mean)
+@pytest.fixture(scope="module")
+def first(features, pairs):
+    return analyse_motion(features, pairs)
 
 
-def test_masks_are_the_map_above_the_threshold(result):
-    for analysis in (result.first, result.second):
-        assert analysis.threshold in {candidate.thresholds[-1] for candidate in analysis.candidates}
-        for i, mask in enumerate(analysis.masks.values()):
-            assert torch.equal(mask, analysis.motion.upsampled[i] > analysis.threshold)
+def test_every_frame_gets_a_mask_and_every_pair_an_answer(pairs, first):
+    assert [pair.edge for pair in pairs] == EDGES
+    assert list(first.masks) == [0, 1, 2, 3, 4, 5]
+    assert {tuple(mask.shape) for mask in first.masks.values()} == {(48, 80)}
+    assert any(mask.any() for mask in first.masks.values())
 
 
-def test_the_grouping_can_be_given(backbone, result):
+def test_masks_change_the_second_pass(backbone, features, pairs, first):
+    again = decode_edges(backbone, features, EDGES, first.masks)
+    row = EDGES.index((1, 2))
+    assert not torch.allclose(again[row].points_a, pairs[row].points_a, atol=1e-5)
+    second = analyse_motion(features, again)
+    assert not torch.equal(first.statistics.source_mean, second.statistics.source_mean)
+
+
+def test_masks_are_the_map_above_the_threshold(first):
+    assert first.threshold in {candidate.thresholds[-1] for candidate in first.candidates}
+    for i, mask in enumerate(first.masks.values()):
+        assert torch.equal(mask, first.motion.upsampled[i] > first.threshold)
+
+
+def test_the_grouping_can_be_given(features, pairs):
     calls = []
 
     def group(tokens):
         calls.append(len(tokens))
         return torch.arange(6 * 15).view(6, 15) % 7
 
-    given = run_batch(backbone, [f.input for f in result.features.values()], swin_stride_edges(6, 3), group)
-    assert calls == [6, 6]
-    assert given.second.motion.labels.max() == 6
+    given = analyse_motion(features, pairs, group)
+    assert calls == [6]
+    assert given.motion.labels.max() == 6
 
 
-def test_frames_without_two_partners_stay_unmasked(backbone, result):
-    edges = swin_edges(6, 1)
-    analysis = analyse_motion(result.features, decode_edges(backbone, result.features, edges))
+def test_frames_without_two_partners_stay_unmasked(backbone, features):
+    analysis = analyse_motion(features, decode_edges(backbone, features, swin_edges(6, 1)))
     assert list(analysis.masks) == [1, 2, 3, 4]
 
 
-def test_clips_that_cannot_work_are_refused(backbone):
-    with pytest.raises(ValueError, match=r"frames that were not given: \[2\]"):
-        run_batch(backbone, noise_images(2, 32, 32), complete_edges(3))
+def test_clips_that_cannot_work_are_refused(backbone, features):
+    with pytest.raises(ValueError, match=r"frames that were not given: \[6\]"):
+        decode_edges(backbone, features, complete_edges(7))
+    two = {index: features[index] for index in (0, 1)}
     with pytest.raises(ValueError, match="no frame has two partners"):
-        run_batch(backbone, noise_images(2, 32, 32), complete_edges(2))
+        analyse_motion(two, decode_edges(backbone, two, complete_edges(2)))

@@ -18,12 +18,12 @@ import torch
 
 from easi3r_ros.core.alignment.depth_fusion import AnchoredPair, NewFrame, depth_of_frame
 from easi3r_ros.core.alignment.placement import (
-    PLACED,
     Anchor,
     Samples,
     pair_pose,
     place,
     take_samples,
+    unknown_covariance,
     world_covariance,
 )
 from easi3r_ros.core.config import AlignmentConfig
@@ -32,7 +32,6 @@ from easi3r_ros.core.types import AlignedFrame, PairGeometry, TrackingState
 
 PARALLAX_SHARE = 0.15  # share of confident pixels from which a pair may fix the world
 LOST_INLIERS, WEAK_INLIERS = 0.3, 0.7  # weighted share of points that reproject within the inlier threshold
-UNKNOWN_SIGMA = 1e3  # world units and radians: standard deviation of a pose that was not measured
 
 
 def thin(values: torch.Tensor, stride: int) -> torch.Tensor:
@@ -91,8 +90,9 @@ class IncrementalAligner:
         self._focal: float | None = None
         self._focal_frames = 0
         self._started = False
-        # World units, () on the maps' device; a new piece of world takes it over, so that the scale does not jump.
+        # World units, () on the maps' device; a new world takes it over, so that the scale does not jump.
         self._typical_depth: float | torch.Tensor = 1.0
+        self._world = 0  # number of the present one
 
     def update(
         self,
@@ -125,7 +125,7 @@ class IncrementalAligner:
             aligned = self._track(index, pairs, samples, static, K, shape)
         else:
             aligned = self._initialise(index, pairs, samples, static, K, shape)
-        self._remember(Anchor(aligned, static, known=aligned.state in PLACED))
+        self._remember(Anchor(aligned, static, known=aligned.state.has_pose))
         self._pose = aligned.world_from_cam
         return expand(aligned, self._stride, full_shape, full_K)
 
@@ -213,7 +213,8 @@ class IncrementalAligner:
             return self._lost(index, K, shape, static.device, reason)
         new = NewFrame(index, invert_se3(registration.world_from_cam), static, self.config.min_confidence)
         depth, confidence, residual = depth_of_frame(new, anchored)
-        self._typical_depth = depth.nanmedian()
+        typical = depth.nanmedian()
+        self._typical_depth = torch.where(typical > 0, typical, self._typical_depth)  # NaN: nothing static in sight
         weak = registration.inliers < WEAK_INLIERS
         return AlignedFrame(
             index=index,
@@ -225,22 +226,31 @@ class IncrementalAligner:
             residual=residual,
             state=TrackingState.DEGRADED if weak else TrackingState.TRACKING,
             reason=f"{registration.inliers:.0%} of the static points agree with the pose" if weak else "",
+            world=self._world,
         )
 
     # -- frames without a place ------------------------------------------------------------------------------------
 
     def _lost(self, index, K, shape, device, reason: str) -> AlignedFrame:
-        if not any(self._anchors[i].frame.state in PLACED for i in list(self._anchors)[-self._memory + 1 :]):
-            self._started = False  # nothing left to attach to: a new piece of world starts where the last pose was
+        if not any(self._anchors[i].frame.state.has_pose for i in list(self._anchors)[-self._memory + 1 :]):
+            self._started = False  # nothing left to attach to: a new world starts where the last pose was
+            self._world += 1
         return self._blank(index, self._pose, K, shape, device, reason, TrackingState.LOST)
 
     def _blank(
         self, index, pose, K, shape, device, reason: str, state: TrackingState = TrackingState.INITIALISING
     ) -> AlignedFrame:
-        nothing = torch.full(shape, torch.nan, device=device)
-        covariance = np.eye(6) * (UNKNOWN_SIGMA**2 if state is TrackingState.LOST else 0.0)
         return AlignedFrame(
-            index, pose.copy(), covariance, K, nothing, torch.ones(shape, device=device), 0.0, state, reason
+            index=index,
+            world_from_cam=pose.copy(),
+            covariance=unknown_covariance(),
+            K=K,
+            depth=torch.full(shape, torch.nan, device=device),
+            confidence=torch.ones(shape, device=device),
+            residual=0.0,
+            state=state,
+            reason=reason,
+            world=self._world,
         )
 
     def _remember(self, anchor: Anchor) -> None:

@@ -24,14 +24,13 @@ from easi3r_ros.core.geometry import (
     weighted_median,
     weighted_procrustes,
 )
-from easi3r_ros.core.types import AlignedFrame, PairGeometry, TrackingState
+from easi3r_ros.core.types import AlignedFrame, PairGeometry
 
 NEAR = 1e-3  # points closer than this share of the median depth would dominate through 1/z
 CAUCHY_FLOOR = 5e-4  # radians; a residual below this is sub-pixel noise, whatever its spread
 INLIER = 6e-3  # radians; 1.6 pixels of a 320 pixel image
 INLIER_NOISE = 2.5  # or this many times the noise of the pixels themselves, whichever is more
 CONVERGED = 1e-6  # world units and radians
-PLACED = (TrackingState.TRACKING, TrackingState.DEGRADED)
 SAMPLES = 1500  # pixels per pair from which poses and scales are estimated: more would not make them better
 PAIR_CONFIDENCE_FLOOR = 0.05  # a pair without parallax knows no depth but still knows the rotation
 MAX_PIXEL_NOISE = 0.02  # radians; a pair that misplaces its own pixels by more is garbage
@@ -39,6 +38,10 @@ EXACT = 1e-3  # radians; a pair that misplaces them by less has the camera's own
 LEAP = 0.03  # radians; a camera that moved its image by less is found from where it was
 _PAIR_MAPS = ("points_a", "points_b", "conf_a", "conf_b")
 PAIR_POSE_ITERATIONS = 30  # from the identity, without a better guess
+# Square world units and square radians: what a covariance says of a direction that nothing was measured of. Robots'
+# filters know 1e6 as a value that they need not believe.
+UNKNOWN_VARIANCE = 1e6
+NO_INFORMATION = 1e-12  # of the largest eigenvalue: what is left of a direction without any, by rounding
 
 
 @dataclass(frozen=True)
@@ -155,11 +158,34 @@ def _jacobian(points: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
 
 
 def world_covariance(information: torch.Tensor, world_from_cam: torch.Tensor) -> np.ndarray:
-    """(6, 6) pose covariance in world axes from the (6, 6) information of the camera-frame twist, translation first."""
-    twist = np.linalg.pinv(information.cpu().numpy())
+    """(6, 6) pose covariance in world axes from the (6, 6) information of the camera-frame twist, translation first.
+
+    A direction without information has UNKNOWN_VARIANCE, and so has everything where the information is not finite.
+    """
+    twist = _covariance(information.detach().cpu().double().numpy())
     block = np.zeros((6, 6))
     block[:3, :3] = block[3:, 3:] = world_from_cam.cpu().numpy()[:3, :3]
     return block @ twist @ block.T
+
+
+def unknown_covariance() -> np.ndarray:
+    """(6, 6) of a pose that was not measured."""
+    return np.eye(6) * UNKNOWN_VARIANCE
+
+
+def is_known(covariance: np.ndarray) -> bool:
+    """Whether a (6, 6) covariance says something about every direction."""
+    return bool(np.linalg.eigvalsh(covariance)[-1] < 0.5 * UNKNOWN_VARIANCE)
+
+
+def _covariance(information: np.ndarray) -> np.ndarray:
+    """(6, 6) inverse of the information, at most UNKNOWN_VARIANCE in any direction."""
+    if not np.isfinite(information).all():
+        return unknown_covariance()
+    # Not pinv, which says of a direction without information that it is known exactly.
+    values, directions = np.linalg.eigh(information)
+    values = np.where(values > NO_INFORMATION * values[-1], values, 0.0)
+    return (directions / (values + 1 / UNKNOWN_VARIANCE)) @ directions.T
 
 
 @dataclass

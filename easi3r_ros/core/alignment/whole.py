@@ -15,8 +15,8 @@ from easi3r_ros.core.alignment.bundle import Bundle, BundleState, Prior, Sightin
 from easi3r_ros.core.alignment.placement import (
     MAX_PIXEL_NOISE,
     PAIR_CONFIDENCE_FLOOR,
-    PLACED,
     information,
+    is_known,
     pair_intrinsics,
     pair_sample,
     pixel_noise,
@@ -129,12 +129,14 @@ class RefinedFrame:
     covariance: np.ndarray  # (6, 6) float64, given the other frames
     depth_factor: float  # by which its depth grows
     focal_factor: float  # by which its focal length grows; 1 if it was known
+    found: bool = False  # it had no pose frame by frame, and has one now
 
     def applied(self, result: FrameResult) -> FrameResult:
         K = result.K.copy()
         K[:2, :2] *= self.focal_factor
         depth = result.depth * np.float32(self.depth_factor)
-        return replace(result, world_from_cam=self.world_from_cam, covariance=self.covariance, depth=depth, K=K)
+        new = replace(result, world_from_cam=self.world_from_cam, covariance=self.covariance, depth=depth, K=K)
+        return replace(new, state=TrackingState.TRACKING, reason="") if self.found else new
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def align_globally(journal: PairJournal) -> GlobalAlignment:
 def _check(entries: Mapping[int, Entry]) -> None:
     if len(entries) < 2:
         raise GlobalAlignmentError("a single frame cannot be aligned as a whole: leave out --global")
-    if not any(entry.state in PLACED for entry in entries.values()):
+    if not any(entry.state.has_pose for entry in entries.values()):
         raise GlobalAlignmentError(
             "no frame has a place in the world (the camera only turned or stood still, or saw nothing static), so "
             "there is nothing to align as a whole: leave out --global"
@@ -224,12 +226,14 @@ def _outcome(entries: Mapping[int, Entry], bundle: Bundle) -> GlobalAlignment:
     moved = []
     for row, (index, entry) in enumerate(_used(entries).items()):
         pose = bundle.state.world_from_cam[row]
-        placed = entry.state in PLACED
+        covariance = world_covariance(bundle.information[row], pose)
         refined[index] = RefinedFrame(
             world_from_cam=pose.numpy(),
-            covariance=world_covariance(bundle.information[row], pose) if placed else entry.covariance,
+            covariance=covariance,
             depth_factor=_growth(entry.depth, bundle.state.log_depth[row]),
             focal_factor=_focal_factor(entry, focal),
+            # The first frames come before there is a world, but see points that later ones have placed in it.
+            found=not entry.state.has_pose and is_known(covariance),
         )
         moved.append(float(np.linalg.norm(pose.numpy()[:3, 3] - entry.world_from_cam[:3, 3])))
     for index in sorted(entries.keys() - refined.keys()):  # lost: the last pose is held

@@ -21,7 +21,6 @@ from easi3r_lab.synthetic.scene import Camera, Part, Scene, SceneObject
 from easi3r_lab.synthetic.shapes import Box
 from easi3r_lab.synthetic.true_pairs import PairNoise, Truth, iter_truths, pair_of_truths
 from easi3r_ros.core.alignment.incremental import IncrementalAligner
-from easi3r_ros.core.alignment.placement import PLACED
 from easi3r_ros.core.config import AlignmentConfig
 from easi3r_ros.core.types import AlignedFrame, PairGeometry, Partners, TrackingState
 from easi3r_ros.core.window import partners
@@ -148,7 +147,7 @@ def stream_row(name: str, steps: Sequence[Step]) -> StreamRow:
         ate_percent=ate,
         rpe_degrees=rotation,
         lost=sum(lost),
-        recovered=sum(before and result.state in PLACED for before, result in zip(lost, results[1:], strict=False)),
+        recovered=sum(before and result.state.has_pose for before, result in zip(lost, results[1:], strict=False)),
         degraded=sum(result.state is TrackingState.DEGRADED for result in results),
         milliseconds=1e3 * float(np.median([step.seconds for step in steps])),
         finite=bool(np.isfinite(estimated).all() and np.isfinite([r.covariance for r in results]).all()),

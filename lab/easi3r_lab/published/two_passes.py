@@ -1,6 +1,7 @@
-"""The published pipeline over a whole clip at once: two passes over a pair graph, masks from the second (METHOD 3-6).
+"""The two steps of the published pipeline over a whole clip: pairs of a graph decoded, masks from them (METHOD 3-6).
 
-The streaming counterpart is `pipeline`; this one is what results of the paper are compared with.
+Decoding again with the masks of the first pass is the second. The streaming counterpart is `pipeline`; this one is what
+results of the paper are compared with.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from easi3r_ros.core.motion.attention import (
 )
 from easi3r_ros.core.motion.clustering import Partition, best_threshold, cluster_tokens, partitions
 from easi3r_ros.core.motion.statistics import WINDOW_SCOPE, FrameStatistics, aggregate, fuse
-from easi3r_ros.core.types import Edge, Features, NetworkInput, PairGeometry
+from easi3r_ros.core.types import Edge, Features, PairGeometry
 
 PUBLISHED_CLUSTERS = 64
 
@@ -34,28 +35,6 @@ class MotionAnalysis:
     candidates: tuple[Partition, ...]  # multi-Otsu with 2, 3, 4 classes
     threshold: float
     masks: dict[int, Tensor]  # frame index -> (h, w) bool, eq. 16
-
-
-@dataclass(frozen=True)
-class BatchResult:
-    features: dict[int, Features]
-    first: MotionAnalysis
-    second: MotionAnalysis
-    geometry: list[PairGeometry]  # of the second pass, in the order of the edges
-
-
-def run_batch(
-    backbone: Backbone, images: Iterable[NetworkInput], edges: Sequence[Edge], group: Grouping | None = None
-) -> BatchResult:
-    """Both passes over a clip. Every frame is encoded once, every pair decoded twice.
-
-    edges: frame indices of ordered pairs, see `graph`. group: the clustering; None: the published k-means.
-    Raises ValueError if an edge names a frame that is not there, or if no frame has two partners in both roles.
-    """
-    features = {image.frame.index: backbone.encode(image) for image in images}
-    first = analyse_motion(features, decode_edges(backbone, features, edges), group)
-    geometry = decode_edges(backbone, features, edges, first.masks)
-    return BatchResult(features, first, analyse_motion(features, geometry, group), geometry)
 
 
 def decode_edges(
@@ -73,7 +52,10 @@ def decode_edges(
 def analyse_motion(
     features: Mapping[int, Features], pairs: Iterable[PairGeometry], group: Grouping | None = None
 ) -> MotionAnalysis:
-    """Masks from the attention of decoded pairs, exactly as published. Raises ValueError as `run_batch`."""
+    """Masks from the attention of decoded pairs, exactly as published.
+
+    group: the clustering; None: the published k-means. Raises ValueError if no frame has two partners in both roles.
+    """
     statistics = aggregate(attention_of({pair.edge: pair.evidence for pair in pairs}), features)
     if statistics is None:
         raise ValueError("no frame has two partners both as source and as reference: use more frames or a denser graph")

@@ -1,0 +1,73 @@
+"""Covariance of a pose from its information: in the world's axes, and never sure of what was not measured."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from easi3r_ros.core.alignment.placement import (
+    UNKNOWN_VARIANCE,
+    is_known,
+    register,
+    unknown_covariance,
+    world_covariance,
+)
+
+
+def pose(rotation_vector=(0, 0, 0), translation=(0, 0, 0)):
+    result = np.eye(4)
+    result[:3, :3] = Rotation.from_rotvec(rotation_vector).as_matrix()
+    result[:3, 3] = translation
+    return torch.from_numpy(result)
+
+
+def test_the_axes_are_the_world_s():
+    """The camera looks along world x: what it knows least, the way along its own z axis, is the world's x."""
+    looking_along_x = torch.tensor([[0.0, 0, 1, 5], [-1, 0, 0, 6], [0, -1, 0, 7], [0, 0, 0, 1]], dtype=torch.float64)
+    information = torch.diag(1 / torch.tensor([1.0, 2, 30, 4, 5, 60], dtype=torch.float64))
+    covariance = world_covariance(information, looking_along_x)
+    assert np.allclose(np.diag(covariance), [30, 1, 2, 60, 4, 5], rtol=1e-3)
+    assert np.allclose(covariance, np.diag(np.diag(covariance)), atol=1e-9)
+
+
+def test_correlations_are_turned_as_well():
+    generator = np.random.default_rng(0)
+    root = generator.normal(size=(6, 6))
+    information, camera = torch.from_numpy(root @ root.T + np.eye(6)), pose((0.3, -0.9, 0.4))
+    axes = np.kron(np.eye(2), camera[:3, :3].numpy())
+    expected = axes @ np.linalg.inv(information.numpy()) @ axes.T
+    assert np.allclose(world_covariance(information, camera), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e9])
+@pytest.mark.parametrize("direction", [(0, 0, 1, 0, 0, 0), (1, 0, 0, 0, -1, 0)])
+def test_a_direction_without_information_is_unknown(direction, scale):
+    """Along the optical axis, or a shift that cannot be told from a turn."""
+    unseen = np.array(direction) / np.linalg.norm(direction)
+    rows = np.random.default_rng(1).normal(size=(50, 6)) * scale**0.5
+    rows -= np.outer(rows @ unseen, unseen)
+    covariance = world_covariance(torch.from_numpy(rows.T @ rows), pose())
+    assert unseen @ covariance @ unseen == pytest.approx(UNKNOWN_VARIANCE, rel=1e-3)
+    others = np.linalg.svd(unseen[None])[2][1:]
+    assert np.trace(others @ covariance @ others.T) < 10 / scale
+    assert not is_known(covariance) and (np.diag(covariance) > 0).all()
+
+
+@pytest.mark.parametrize("information", [np.zeros((6, 6)), np.full((6, 6), np.nan), np.diag([np.inf] * 6)])
+def test_no_information_is_no_knowledge(information):
+    covariance = world_covariance(torch.from_numpy(information), pose((0.1, 0.2, 0.3)))
+    assert np.allclose(covariance, unknown_covariance()) and not is_known(covariance)
+
+
+def test_points_on_one_ray_say_nothing_of_the_turn_about_it():
+    """A real registration: points on one ray look the same wherever along it the camera is, and however it rolls."""
+    K = torch.tensor([[100.0, 0, 50], [0, 100, 50], [0, 0, 1]], dtype=torch.float64)
+    ray = torch.tensor([0.3, -0.2, 1.0], dtype=torch.float64)
+    points = torch.linspace(1, 3, 20, dtype=torch.float64)[:, None] * ray
+    pixels = (K[:2, :2] @ ray[:2] + K[:2, 2]).expand(20, 2)
+    found = register(points, pixels, torch.ones(20), K, pose())
+    covariance = world_covariance(found.information, found.world_from_cam)
+    along, across = (ray / ray.norm()).numpy(), np.array([2.0, 3.0, 0.0]) / 13**0.5
+    for block in (covariance[:3, :3], covariance[3:, 3:]):
+        assert along @ block @ along == pytest.approx(UNKNOWN_VARIANCE, rel=1e-3)
+    assert across @ covariance[:3, :3] @ across < 1
