@@ -1,14 +1,25 @@
 """Topic names and what the node says about a silent camera, against a pretended graph."""
 
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("easi3r_ros.msg", reason="no ROS 2 here: `make test` sets it up (or source an installed one)")
 
+import rclpy  # noqa: E402
+from helpers_ros import session_environment  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
+from sensor_msgs.msg import Image  # noqa: E402
 
-from easi3r_ros.ros.inputs import CameraInput, camera_topics, image_qos
+from easi3r_ros.messages.status import Monitor
+from easi3r_ros.ros import inputs
+from easi3r_ros.ros.inputs import CameraInput, LostMessages, camera_topics, image_qos
+from easi3r_ros.ros.spinning import Gate
+from easi3r_ros.ros.worker import Counts
 
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 
@@ -18,7 +29,7 @@ class Graph:
 
     def __init__(self, remap=None, publishers=None, namespace="/"):
         self.remap, self.publishers, self.namespace = remap or {}, publishers or {}, namespace
-        self.callbacks = {}
+        self.subscriptions = {}
 
     def resolve_topic_name(self, name, only_expand=False):
         full = name if name.startswith("/") else f"{self.namespace.rstrip('/')}/{name}"
@@ -28,7 +39,11 @@ class Graph:
         return "/easi3r"
 
     def create_subscription(self, type_, topic, callback, qos, **options):
-        self.callbacks[topic] = options.get("event_callbacks")
+        self.subscriptions[topic] = SimpleNamespace(**options)
+        return self.subscriptions[topic]
+
+    def destroy_subscription(self, subscription):
+        self.subscriptions = {topic: s for topic, s in self.subscriptions.items() if s is not subscription}
 
     def get_topic_names_and_types(self):
         return [(topic, sorted({p.topic_type for p in found})) for topic, found in self.publishers.items()]
@@ -40,9 +55,32 @@ class Graph:
         return len(self.publishers.get(topic, []))
 
 
-def publisher(type_=RAW, reliability=ReliabilityPolicy.RELIABLE):
+def publisher(type_=RAW, reliability=ReliabilityPolicy.RELIABLE, gid=0):
     qos = QoSProfile(depth=5, reliability=reliability, durability=DurabilityPolicy.VOLATILE)
-    return SimpleNamespace(node_name="driver", node_namespace="/robot", topic_type=type_, qos_profile=qos)
+    return SimpleNamespace(
+        node_name="driver", node_namespace="/robot", topic_type=type_, qos_profile=qos, endpoint_gid=[gid] * 16
+    )
+
+
+class Lost:
+    """Stands in for what the middleware says: `answers` to the next questions."""
+
+    answers = []
+
+    def __init__(self, subscription):
+        self.closed = False
+
+    def count(self):
+        return Lost.answers.pop(0) if Lost.answers else 0
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture(autouse=True)
+def middleware(monkeypatch):
+    monkeypatch.setattr(inputs, "LostMessages", Lost)
+    Lost.answers = []
 
 
 def camera(graph, transport="raw", bag_mode=False):
@@ -51,7 +89,15 @@ def camera(graph, transport="raw", bag_mode=False):
     ignore = lambda _: None  # noqa: E731
     topics = camera_topics(graph, transport)
     made = CameraInput(
-        graph, topics, transport, bag_mode, on_image=ignore, on_info=ignore, on_lost=lost.append, warn=warnings.append
+        graph,
+        topics,
+        transport,
+        bag_mode,
+        on_image=ignore,
+        is_ready=lambda: True,
+        on_info=ignore,
+        on_lost=lost.append,
+        warn=warnings.append,
     )
     return made, lost, warnings
 
@@ -112,13 +158,134 @@ class TestWhySilent:
         assert "fits, but sends nothing" in text
 
 
-def test_losses_are_counted_and_in_bag_mode_said():
-    for bag_mode, said in ((False, 0), (True, 1)):
-        graph = Graph()
-        _, lost, warnings = camera(graph, bag_mode=bag_mode)
-        graph.callbacks["/image"].message_lost(SimpleNamespace(total_count_change=3))
-        assert lost == [3] and len(warnings) == said
-        assert all("overwrote images" in text for text in warnings)
+class TestCheck:
+    def test_losses_are_counted_and_in_bag_mode_said(self):
+        for bag_mode, said in ((False, 0), (True, 1)):
+            made, lost, warnings = camera(Graph(), bag_mode=bag_mode)
+            made.check()
+            assert lost == [] == warnings
+            Lost.answers = [3]
+            made.check()
+            assert lost == [3] and len(warnings) == said
+            assert all("overwrote images" in text for text in warnings)
+
+    def test_a_middleware_that_does_not_say(self):
+        made, lost, warnings = camera(Graph(), bag_mode=True)
+        Lost.answers = [None]
+        made.check()
+        assert lost == [None] and warnings == []
+        monitor = Monitor()
+        assert _value(monitor, "lost by the middleware") == "0"
+        monitor.image_lost(2)
+        assert _value(monitor, "lost by the middleware") == "2"
+        monitor.image_lost(None)
+        monitor.image_lost(1)
+        assert _value(monitor, "lost by the middleware") == "unknown"
+
+    def test_a_publisher_that_cannot_be_heard_is_named_once(self):
+        bad = [publisher(reliability=ReliabilityPolicy.BEST_EFFORT, gid=gid) for gid in (1, 2)]
+        graph = Graph(publishers={"/image": [publisher()]})
+        made, _, warnings = camera(graph, bag_mode=True)
+        made.check()
+        assert warnings == [], "the one there is fits"
+        graph.publishers["/image"].append(bad[0])
+        made.check(), made.check()
+        assert len(warnings) == 1 and "is best effort, but bag_mode needs reliable delivery" in warnings[0]
+        graph.publishers["/image"].append(bad[1])
+        made.check()
+        assert len(warnings) == 2, "another one"
+        graph.publishers["/image"].clear()
+        made.check()
+        graph.publishers["/image"].append(bad[0])
+        made.check()
+        assert len(warnings) == 3, "it came back"
+
+    def test_live_hears_everybody(self):
+        graph = Graph(publishers={"/image": [publisher(reliability=ReliabilityPolicy.BEST_EFFORT)]})
+        made, _, warnings = camera(graph)
+        made.check()
+        assert warnings == []
+
+
+def _value(monitor, key):
+    status = monitor.input_diagnostic("easi3r", "/image", Counts(), False, False)
+    return next(value.value for value in status.values if value.key == key)
+
+
+def test_images_have_no_event_callbacks_and_wait_behind_a_gate():
+    """An event would wake the executor for every message that has to wait."""
+    graph = Graph()
+    camera(graph)
+    options = graph.subscriptions["/image"]
+    assert isinstance(options.callback_group, Gate)
+    events = options.event_callbacks
+    assert not events.use_default_callbacks and not any(
+        (events.incompatible_qos, events.message_lost, events.deadline, events.liveliness)
+    )
+
+
+def test_close_and_a_failed_start_leave_nothing(monkeypatch):
+    graph = Graph()
+    made, _, _ = camera(graph)
+    assert set(graph.subscriptions) == {"/image", "/camera_info"}
+    made.close()
+    assert graph.subscriptions == {}
+
+    def refuse(subscription):
+        raise RuntimeError("no such policy")
+
+    monkeypatch.setattr(inputs, "LostMessages", refuse)
+    with pytest.raises(RuntimeError, match="no such policy"):
+        camera(graph)
+    assert graph.subscriptions == {}
+
+
+FLOOD = """
+import sys, time, rclpy
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import Image
+rclpy.init()
+publisher = rclpy.create_node("flood").create_publisher(Image, "/flood", QoSProfile(depth=1))
+while not publisher.get_subscription_count():
+    time.sleep(0.01)
+time.sleep(0.5)
+image = Image(height=1000, width=1000, step=3000, encoding="rgb8", data=bytes(3_000_000))
+for number in range(100):
+    image.header.frame_id = str(number)
+    publisher.publish(image)
+print("done", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_middlewares_count_of_what_was_lost():
+    """Real losses: another process overwrites images before they can be sent."""
+    context = rclpy.Context()
+    environment = session_environment()
+    rclpy.init(context=context)
+    node = rclpy.create_node("flooded", context=context)
+    got, lost = [], 0
+    events = inputs.SubscriptionEventCallbacks(use_default_callbacks=False)
+    images = node.create_subscription(Image, "/flood", got.append, image_qos(True), event_callbacks=events)
+    losses = LostMessages(images)
+    assert losses.count() == 0
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    command = [sys.executable, "-c", FLOOD]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as flood:
+        assert flood.stdout.readline() == b"done\n"
+        last = time.monotonic()
+        while time.monotonic() - last < 3:
+            before = len(got), lost
+            executor.spin_once(timeout_sec=0.1)
+            lost += losses.count()
+            last = last if before == (len(got), lost) else time.monotonic()
+        flood.stdin.close()
+    assert lost > 0 and lost == 100 - len(got)
+    losses.close()
+    node.destroy_node()
+    assert losses.count() == 0, "closed"
+    context.shutdown()
 
 
 def test_quality_of_service():

@@ -1,91 +1,19 @@
 """The node inside this process with a pretended pipeline: what a real one cannot be made to do on demand."""
 
 import os
-import threading
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 pytest.importorskip("easi3r_ros.msg", reason="no ROS 2 here: `make test` sets it up (or source an installed one)")
 
-import rclpy  # noqa: E402
 from easi3r_ros.msg import WindowStatus
-from helpers_ros import Client, camera_info, rgb_image, session_environment, wait_until  # noqa: E402
+from helpers_node import FakePipeline, RunningNode  # noqa: E402
+from helpers_ros import Client, camera_info, rgb_image, wait_until  # noqa: E402
 from rcl_interfaces.msg import Log  # noqa: E402
-from rclpy.executors import MultiThreadedExecutor  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2  # noqa: E402
 
-from easi3r_ros.core.types import FrameResult, TrackingState
 from easi3r_ros.messages import results
-from easi3r_ros.ros.node import Easi3rNode
-
-
-class FakePipeline:
-    """Answers at once; `trouble` holds exceptions for the next pushes; the last one made is `latest`."""
-
-    trouble: list[Exception] = []
-    latest = None
-
-    def __init__(self, config):
-        self.config = config
-        self.backbone = SimpleNamespace(name="fake", has_attention=False, default_offsets=(1, 2))
-        self.resets = 0
-        FakePipeline.latest = self
-
-    def reset(self):
-        self.resets += 1
-
-    def reconfigure(self, config):
-        self.config = config
-
-    def push(self, frame):
-        if FakePipeline.trouble:
-            raise FakePipeline.trouble.pop(0)
-        shape = frame.image.shape[:2]
-        K = np.diag([50.0, 50, 1]) if frame.K is None else frame.K
-        ones = np.ones(shape, np.float32)
-        return FrameResult(
-            frame=frame,
-            mask=ones > 0,
-            probability=ones,
-            depth=ones,
-            confidence=2 * ones,
-            K=K,
-            world_from_cam=np.eye(4),
-            covariance=np.eye(6),
-            state=TrackingState.TRACKING,
-            reason="",
-            metric=True,
-            residual=0.0,
-            dynamic_fraction=1.0,
-            window=(frame.index,),
-            latency_ms={"all": 1.0},
-            evidence={},
-        )
-
-
-class RunningNode:
-    """The node, spinning in threads, configured and active."""
-
-    def __init__(self, *arguments):
-        session_environment()
-        self.context = rclpy.Context()
-        rclpy.init(context=self.context, args=["--ros-args", *arguments])
-        self.node = Easi3rNode(FakePipeline, context=self.context)
-        self._executor = MultiThreadedExecutor(3, context=self.context)
-        self._executor.add_node(self.node)
-        self.node.start()
-        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
-        self._thread.start()
-
-    def close(self):
-        self.node.trigger_shutdown()
-        self._executor.shutdown()
-        self._thread.join(10)
-        self.node.destroy_node()
-        self.context.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -44,6 +44,13 @@ class Recorder:
             time.sleep(0.001)
 
 
+def wait_for(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 def in_thread(call, *args):
     thread = threading.Thread(target=call, args=args, daemon=True)
     thread.start()
@@ -217,6 +224,111 @@ def test_an_action_runs_while_paused_and_its_failure_is_reported():
         recorder.worker.call(acted.set)
         assert acted.wait(PATIENCE)
         assert isinstance(recorder.errors[0], ZeroDivisionError)
+
+
+def test_room_is_told_of():
+    """Who must not block asks first, and is told when to ask again."""
+    room = []
+    with Recorder(lossless=True, capacity=2, on_room=lambda: room.append(recorder.worker.has_room())) as recorder:
+        recorder.occupy(0)
+        assert recorder.worker.has_room()
+        recorder.worker.submit(1)
+        recorder.worker.submit(2)
+        assert not recorder.worker.has_room() and room == []
+        recorder.gate.set()
+        recorder.wait(3)
+        assert room == [True], "once, when it was full"
+    assert recorder.worker.has_room(), "it blocks nobody any more"
+
+
+def test_live_there_is_always_room():
+    with Recorder() as recorder:
+        recorder.occupy(0)
+        recorder.worker.submit(1)
+        assert recorder.worker.has_room()
+
+
+def test_a_flush_makes_room():
+    room = []
+    with Recorder(lossless=True, capacity=1, on_room=lambda: room.append("room")) as recorder:
+        recorder.occupy(0)
+        recorder.worker.submit(1)
+        room.clear()
+        recorder.worker.flush(lambda: None)
+        assert room == ["room"] and recorder.worker.has_room()
+
+
+def test_a_flush_counts_who_knocks():
+    with Recorder(lossless=True, capacity=1) as recorder:
+        recorder.occupy(0)
+        recorder.worker.submit(1)
+        producer = in_thread(recorder.worker.submit, 2)
+        wait_for(lambda: recorder.worker.counts.received == 3)
+        recorder.worker.flush(lambda: None)
+        recorder.gate.set()
+        producer.join(PATIENCE)
+        recorder.wait(2)
+        counts = recorder.worker.counts
+        assert counts.received == counts.processed == 2 and recorder.done == [0, 2]
+
+
+def test_what_a_stop_refuses_is_counted_as_dropped():
+    recorder = Recorder(lossless=True)
+    with recorder:
+        recorder.occupy(0)
+        recorder.worker.submit(1)
+        producer = in_thread(recorder.worker.submit, 2)
+        wait_for(lambda: recorder.worker.counts.received == 3)
+        threading.Timer(0.05, recorder.gate.set).start()
+        recorder.worker.stop()
+        producer.join(PATIENCE)
+        counts = recorder.worker.counts
+        assert (counts.received, counts.processed, counts.dropped) == (3, 1, 2)
+
+
+def test_actions_are_done_even_at_the_end():
+    """A setting that was accepted, or a reset that somebody waits for, must not be lost to a stop."""
+    recorder = Recorder()
+    with recorder:
+        recorder.occupy(0)
+        assert recorder.worker.call(lambda: recorder.done.append("before the stop"))
+        stopper = in_thread(recorder.worker.stop)
+        stopper.join(0.05)
+        assert recorder.worker.call(lambda: recorder.done.append("during the stop"))
+        assert recorder.worker.flush(lambda: recorder.done.append("reset"))
+        recorder.gate.set()
+        stopper.join(PATIENCE)
+        assert recorder.done == [0, "before the stop", "during the stop", "reset"]
+    assert not recorder.worker.call(lambda: recorder.done.append("too late"))
+    assert not recorder.worker.flush(lambda: recorder.done.append("too late"))
+    with recorder:
+        recorder.worker.submit(1)
+        recorder.wait(1)
+    assert "too late" not in recorder.done, "who is told no does it himself"
+
+
+def test_a_stop_that_is_in_a_hurry():
+    with Recorder() as recorder:
+        recorder.occupy(0)
+        assert recorder.worker.stop(patience=0.05) is False
+        with pytest.raises(RuntimeError, match="runs already"):
+            recorder.worker.start()
+        recorder.gate.set()
+        assert recorder.worker.stop(PATIENCE) is True and recorder.done == [0]
+
+
+def test_it_outlives_a_failure_of_its_error_handling():
+    def fail(error):
+        raise RuntimeError("the GPU is gone")
+
+    with Recorder() as recorder:
+        recorder.gate.set()
+        recorder.worker._on_error = fail
+        recorder.worker.submit(ValueError())
+        recorder.wait(1)
+        recorder.worker.submit("good")
+        recorder.wait(2)
+        assert recorder.done == ["good"]
 
 
 @pytest.mark.parametrize("lossless", [False, True])

@@ -30,8 +30,12 @@ class CameraModel:
         self._came.set()
 
     def wait(self, seconds: float) -> None:
-        """Block until the first CameraInfo came in, or the time is over."""
+        """Block until the first CameraInfo came in, the time is over, or `stop_waiting`."""
         self._came.wait(seconds)
+
+    def stop_waiting(self) -> None:
+        """Nothing more will come in."""
+        self._came.set()
 
     def matching(self, size: tuple[int, int], frame_id: str) -> tuple[Any, np.ndarray | None]:
         """(CameraInfo, K) that belong to an image of `size` = (W, H); (None, None) if there is none that fits.

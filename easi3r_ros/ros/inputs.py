@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
 from rclpy.qos import (
     HistoryPolicy,
@@ -16,13 +16,22 @@ from rclpy.qos import (
     qos_check_compatible,
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from easi3r_ros.ros.spinning import Gate
+
 try:
-    from rclpy.event_handler import SubscriptionEventCallbacks
+    from rclpy.event_handler import (
+        EventHandler,
+        QoSSubscriptionEventType,
+        SubscriptionEventCallbacks,
+        UnsupportedEventTypeError,
+    )
 except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks
+    from rclpy.qos_event import QoSEventHandler as EventHandler
+    from rclpy.qos_event import QoSSubscriptionEventType, SubscriptionEventCallbacks, UnsupportedEventTypeError
 
 _TYPES = {"raw": Image, "compressed": CompressedImage}
 _TYPE_NAMES = {"raw": "sensor_msgs/msg/Image", "compressed": "sensor_msgs/msg/CompressedImage"}
@@ -59,11 +68,58 @@ def image_qos(bag_mode: bool) -> QoSProfile:
     return QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
+class LostMessages:
+    """How many messages the middleware could not deliver to a subscription, asked for from time to time.
+
+    An event callback would be told at once, but would also wake the executor for messages (see `Gate`).
+    """
+
+    def __init__(self, subscription: Subscription):
+        try:
+            self._event: EventHandler | None = EventHandler(
+                callback_group=subscription.callback_group,
+                callback=lambda _: None,
+                event_type=QoSSubscriptionEventType.RCL_SUBSCRIPTION_MESSAGE_LOST,
+                parent_impl=subscription.handle,
+            )
+        except UnsupportedEventTypeError:
+            self._event = None
+            return
+        self._event.add_to_wait_set(_Ready())
+
+    def count(self) -> int | None:
+        """Since the last call; None: this middleware does not say."""
+        if self._event is None:
+            return None
+        try:
+            self._event.is_ready(_Ready())
+            status = self._event.take_data()
+        except InvalidHandle:  # closed meanwhile
+            return 0
+        return status.total_count_change if status else 0
+
+    def close(self) -> None:
+        if self._event is not None:
+            self._event.destroy()
+
+
+class _Ready:
+    """Stands in for a wait set in which an event has happened: asking whether it did tells as much."""
+
+    def add_event(self, event: Any) -> int:
+        return 0
+
+    def is_ready(self, kind: str, index: int) -> bool:
+        return True
+
+
 class CameraInput:
     """Subscribes to images and camera_info.
 
-    on_image(message): on a thread of its own, which it may block. on_info(CameraInfo). on_lost(count): images that the
-    middleware could not deliver. warn(text): for a person.
+    on_image(message): not called while is_ready() says no; in bag mode images then wait in the middleware, whose queue
+    holds the publisher back once it is full. `spinning.wake` the node when is_ready changes. on_info(CameraInfo).
+    on_lost(count): images that the middleware could not deliver, None if it does not say; called by `check`.
+    warn(text): for a person.
     """
 
     def __init__(
@@ -74,8 +130,9 @@ class CameraInput:
         bag_mode: bool,
         *,
         on_image: Callable[[Any], None],
+        is_ready: Callable[[], bool],
         on_info: Callable[[CameraInfo], None],
-        on_lost: Callable[[int], None],
+        on_lost: Callable[[int | None], None],
         warn: Callable[[str], None],
     ):
         self._node = node
@@ -85,30 +142,51 @@ class CameraInput:
         self._count_lost = on_lost
         self.topics = topics
         self._qos = image_qos(bag_mode)
-        events = SubscriptionEventCallbacks(
-            incompatible_qos=lambda _: warn(self._incompatible()),
-            message_lost=lambda event: self._on_lost(event.total_count_change),
-        )
+        self._incompatible: set[bytes] = set()
+        self._subscriptions: list[Subscription] = []
+        self._lost: LostMessages | None = None
+        try:
+            self._open(on_image, is_ready, on_info)
+        except Exception:  # the next activation must not find half of it
+            self.close()
+            raise
+
+    def _open(
+        self, on_image: Callable[[Any], None], is_ready: Callable[[], bool], on_info: Callable[[CameraInfo], None]
+    ) -> None:
         overridable = QoSOverridingOptions.with_default_policies()
-        self._subscriptions = [
-            node.create_subscription(
-                CameraInfo, self.topics.info, on_info, image_qos(False), qos_overriding_options=overridable
-            ),
-            # A group of its own: in bag mode the callback blocks while the worker is busy; services must answer.
-            node.create_subscription(
-                _TYPES[transport],
-                self.topics.image,
-                on_image,
-                self._qos,
-                callback_group=MutuallyExclusiveCallbackGroup(),
-                event_callbacks=events,
-                qos_overriding_options=overridable,
-            ),
-        ]
+        infos = self._node.create_subscription(
+            CameraInfo, self.topics.info, on_info, image_qos(False), qos_overriding_options=overridable
+        )
+        self._subscriptions.append(infos)
+        images = self._node.create_subscription(
+            _TYPES[self._transport],
+            self.topics.image,
+            on_image,
+            self._qos,
+            callback_group=Gate(is_ready),
+            event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
+            qos_overriding_options=overridable,
+        )
+        self._subscriptions.append(images)
+        self._lost = LostMessages(images)
 
     def close(self) -> None:
+        if self._lost:
+            self._lost.close()
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
+
+    def check(self) -> None:
+        """Tell what went wrong since the last call: images lost, and publishers whose images cannot come. Cheap."""
+        lost = self._lost.count() if self._lost else None
+        if lost != 0:
+            self._on_lost(lost)
+        publishers = self._node.get_publishers_info_by_topic(self.topics.image)
+        unfit = {_identity(publisher) for publisher in publishers if self._misfit(publisher)}
+        if unfit - self._incompatible:
+            self._warn(self._about_misfit())
+        self._incompatible = unfit
 
     def why_silent(self) -> str:
         """What the graph says about an image topic on which nothing comes, and what to do."""
@@ -117,9 +195,9 @@ class CameraInput:
             return f"nobody publishes '{self.topics.image}'. {self._suggestion()}"
         return "; ".join(self._verdict(publisher) for publisher in publishers[:_MOST_LISTED])
 
-    def _on_lost(self, count: int) -> None:
+    def _on_lost(self, count: int | None) -> None:
         self._count_lost(count)
-        if self._bag_mode:
+        if self._bag_mode and count:
             self._warn(
                 f"the publisher of '{self.topics.image}' overwrote images before they could be read: "
                 "play more slowly, or publish with a deeper queue"
@@ -135,8 +213,8 @@ class CameraInput:
             other = next((name for name, type_ in _TYPE_NAMES.items() if type_ == publisher.topic_type), None)
             todo = f"set image_transport to {other}" if other else "remap `image` to a camera's image topic"
             return f"{who}, but {_TYPE_NAMES[self._transport]} is needed: {todo}"
-        if qos_check_compatible(qos, self._qos)[0] == QoSCompatibility.ERROR:
-            return f"{who}: {self._incompatible()}"
+        if self._misfit(publisher):
+            return f"{who}: {self._about_misfit()}"
         return f"{who}, and fits, but sends nothing: check the camera, its driver, or whether the player is paused"
 
     def _suggestion(self) -> str:
@@ -149,7 +227,10 @@ class CameraInput:
         name = elsewhere[0].removesuffix("/compressed")
         return f"Images are on: {', '.join(elsewhere[:_MOST_LISTED])}. To use the first: --ros-args -r image:={name}"
 
-    def _incompatible(self) -> str:
+    def _misfit(self, publisher: TopicEndpointInfo) -> bool:
+        return qos_check_compatible(publisher.qos_profile, self._qos)[0] == QoSCompatibility.ERROR
+
+    def _about_misfit(self) -> str:
         parameter = f"qos_overrides.{self.topics.image}.subscription.reliability"
         if self._bag_mode:
             return (
@@ -157,6 +238,10 @@ class CameraInput:
                 f"reliably, or set bag_mode to false, or set {parameter} to best_effort and accept losses"
             )
         return f"the publisher of '{self.topics.image}' does not offer the QoS asked for: check {parameter}"
+
+
+def _identity(endpoint: TopicEndpointInfo) -> bytes:
+    return bytes(endpoint.endpoint_gid)
 
 
 def _full_name(endpoint: TopicEndpointInfo) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,21 +14,23 @@ _KEPT = 64
 
 
 class Throttle:
-    """Lets a sentence through once per period; sentences that differ only in their numbers are the same."""
+    """Lets a sentence through once per period; what differs in its numbers alone is the same sentence. Thread-safe."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic):
         self._seconds = seconds
         self._clock = clock
         self._said: dict[str, float] = {}
+        self._lock = threading.Lock()
 
     def allows(self, text: str) -> bool:
         key, now = _NUMBER.sub("#", text), self._clock()
-        if now - self._said.get(key, float("-inf")) < self._seconds:
-            return False
-        self._said.pop(key, None)
-        self._said[key] = now
-        if len(self._said) > _KEPT:
-            del self._said[next(iter(self._said))]
+        with self._lock:
+            if now - self._said.get(key, float("-inf")) < self._seconds:
+                return False
+            self._said.pop(key, None)
+            self._said[key] = now
+            if len(self._said) > _KEPT:
+                del self._said[next(iter(self._said))]
         return True
 
 

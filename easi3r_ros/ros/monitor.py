@@ -34,7 +34,7 @@ class Monitor:
         self._latencies_ms: deque[float] = deque(maxlen=_LATENCIES_KEPT)
         self._last_image: float = clock()
         self._last_result: FrameResult | None = None
-        self.lost = 0  # images that the middleware could not deliver
+        self.lost: int | None = 0  # images that the middleware could not deliver; None: it does not say
         self.restarts = 0  # new worlds since activation
         self.errors = 0
         self.last_error = ""
@@ -42,8 +42,8 @@ class Monitor:
     def image_came(self) -> None:
         self._last_image = self._clock()
 
-    def image_lost(self, count: int) -> None:
-        self.lost += count
+    def image_lost(self, count: int | None) -> None:
+        self.lost = None if count is None or self.lost is None else self.lost + count
 
     def restarted(self) -> None:
         self.restarts += 1
@@ -79,7 +79,7 @@ class Monitor:
             "processed": counts.processed,
             "dropped": counts.dropped,
             "failed": counts.failed,
-            "lost by the middleware": self.lost,
+            "lost by the middleware": "unknown" if self.lost is None else self.lost,
         }
         return _diagnostic(f"{node}: input", level, text, values)
 

@@ -1,24 +1,40 @@
 """The ROS 2 node `easi3r`: a lifecycle node that turns a camera's images into masks, poses, depth and clouds."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
+from easi3r_ros.ros import signals
+
+if __name__ == "__main__":
+    signals.take_over()  # before the imports below, which take seconds: an interrupt ends them quietly, too
+
+import functools
 import logging
+import os
 import sys
+import threading
+import time
 import traceback
+from collections.abc import Callable
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.service import Service
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
 from std_srvs.srv import SetBool, Trigger
 
 from easi3r_ros.core.backbone import suit_threads
 from easi3r_ros.core.config import ConfigError
 from easi3r_ros.core.pipeline import Pipeline
 from easi3r_ros.messages.status import BackboneInfo
-from easi3r_ros.ros import params
+from easi3r_ros.ros import params, spinning
 from easi3r_ros.ros.logs import RosLogHandler, Throttle
 from easi3r_ros.ros.monitor import state_diagnostic
 from easi3r_ros.ros.outputs import Outputs
@@ -26,13 +42,39 @@ from easi3r_ros.ros.stream import Stream
 from easi3r_ros.ros.tracker import PipelineFactory, Tracker
 
 _REPEAT_SECONDS = 10.0
-# One thread may be blocked by bag mode's back-pressure and one may load weights; services and timers need a third.
-_EXECUTOR_THREADS = 3
+# Of an interrupted node, for the image or the transition in hand; less than signals.PATIENCE, to say goodbye as well.
+_END_PATIENCE = 0.7
+_TRANSITIONS = {
+    Transition.TRANSITION_CONFIGURE: "configure",
+    Transition.TRANSITION_CLEANUP: "cleanup",
+    Transition.TRANSITION_ACTIVATE: "activate",
+    Transition.TRANSITION_DEACTIVATE: "deactivate",
+    Transition.TRANSITION_UNCONFIGURED_SHUTDOWN: "shutdown",
+    Transition.TRANSITION_INACTIVE_SHUTDOWN: "shutdown",
+    Transition.TRANSITION_ACTIVE_SHUTDOWN: "shutdown",
+}
+
+
+def _told(callback: Callable) -> Callable:
+    """A transition that says why it failed; rclpy keeps that to itself."""
+
+    @functools.wraps(callback)
+    def telling(self: Easi3rNode, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return callback(self, state)
+        except Exception as error:
+            name = callback.__name__.removeprefix("on_")
+            self._why_not_configured = f"{name} failed: {_words(error)}"
+            self._error(f"{self._why_not_configured}. The node is not configured any more", error)
+            return TransitionCallbackReturn.ERROR
+
+    return telling
 
 
 class Easi3rNode(LifecycleNode):
     """configure reads the parameters and loads the weights, activate opens the subscriptions.
 
+    For one SingleThreadedExecutor (see `spinning`): transitions run on a thread of their own, images on the worker's.
     Raises ConfigError if a parameter given at start cannot work.
     """
 
@@ -42,55 +84,101 @@ class Easi3rNode(LifecycleNode):
         self._engine: Tracker | None = None
         self._outputs: Outputs | None = None
         self._stream: Stream | None = None
+        # Who reads or replaces the three above together; never held while something takes long.
+        self._lock = threading.RLock()
+        self._fixed = False  # whether the parameters that are read when the node is configured have been read
+        self._transitions = spinning.Background(self)
+        self._under_way = threading.Event()  # `start` has begun
+        self._ending = False
+        self._why_not_configured = ""
         self._why_silent = ""
         self._throttle = Throttle(_REPEAT_SECONDS)
         self._log_handler = RosLogHandler(self.get_logger())
         logging.getLogger("easi3r_ros").addHandler(self._log_handler)
         settings = params.declare(self)
         unknown = params.unknown_overrides(self)
-        if unknown:
+        if unknown is None:
+            self.get_logger().info("this rclpy does not tell which parameters were given: typing errors go unnoticed")
+        elif unknown:
             self._warn(f"ignoring unknown parameters: {', '.join(unknown)} (see `ros2 param list`)")
-        self._parameters_guard = params.ParameterGuard(self, settings, lambda: self._engine is not None, self._apply)
+        self._parameters_guard = params.ParameterGuard(self, settings, lambda: self._fixed, self._apply)
         self.autostart = settings.node.autostart
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self.create_service(Trigger, "~/reset", self._on_reset)
+        # A group of its own: a reset waits for the image in hand, what shares its group for the reset.
+        self.create_service(Trigger, "~/reset", self._on_reset, callback_group=MutuallyExclusiveCallbackGroup())
         self.create_service(SetBool, "~/pause", self._on_pause)
-        self._answer_every_change_request()
+        self._answer_change_requests()
         # Wall time: with simulated time a paused bag would silence the diagnostics about it.
         self.create_timer(1.0, self._every_second, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
-    def _answer_every_change_request(self) -> None:
-        """Refuse a transition that the state does not have; rclpy raises instead, which would end the process."""
-        service = self._service_change_state
+    def _answer_change_requests(self) -> None:
+        """Transitions on a thread of their own, so that everything else is answered meanwhile; refusals in words.
+
+        rclpy itself blocks its executor, and raises for a transition that the state does not have.
+        """
+        service = _service(self, ChangeState)
+        if service is None:
+            self._warn("this rclpy hides the service change_state: nothing is answered while a transition runs")
+            return
         change = service.callback
 
-        def answer(request: ChangeState.Request, response: ChangeState.Response) -> ChangeState.Response:
-            try:
-                return change(request, response)
-            except RuntimeError as error:
-                self._warn(f"lifecycle transition {request.transition.id} refused: {error}")
-                response.success = False
-                return response
+        async def answer(request: ChangeState.Request, response: ChangeState.Response) -> ChangeState.Response:
+            name = request.transition.label or _TRANSITIONS.get(request.transition.id, str(request.transition.id))
+            done = self._transitions.begin(name, lambda: self._changed(change, request, response, name))
+            if done is not None:
+                return await done
+            self._warn(f"lifecycle transition '{name}' refused: '{self._transitions.job}' is not done yet, ask again")
+            response.success = False
+            return response
 
         service.callback = answer
+        service.callback_group = ReentrantCallbackGroup()  # a second request is refused, not kept waiting
+        service.callback_group.add_entity(service)
+
+    def _changed(
+        self, change: Callable, request: ChangeState.Request, response: ChangeState.Response, name: str
+    ) -> ChangeState.Response:
+        try:
+            return change(request, response)
+        except RuntimeError as error:
+            self._warn(f"lifecycle transition '{name}' refused: {error}")
+            response.success = False
+            return response
 
     def start(self) -> None:
-        """Configure and activate without a lifecycle manager."""
-        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-            self.trigger_activate()
+        """Begin to configure and activate without a lifecycle manager. When it returns, the state is on its way."""
+        if self._transitions.begin("start", self._start):
+            self._under_way.wait()
 
+    def _start(self) -> None:
+        try:
+            if self.trigger_configure() == TransitionCallbackReturn.SUCCESS and not self._ending:
+                self.trigger_activate()
+        except RuntimeError as error:
+            self._warn(f"the node could not start itself: {error}")
+        finally:
+            self._under_way.set()
+
+    @_told
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        settings = self._parameters_guard.settings
+        self._under_way.set()
+        with self._lock:
+            settings, self._fixed = self._parameters_guard.settings, True
         try:
             engine = Tracker(settings.pipeline, self._on_restart, self._make_pipeline)
-            self._outputs = Outputs(self, settings, self._warn)
+            outputs = Outputs(self, settings, self._warn)
         except Exception as error:  # a lifecycle node answers every failure with a state, never with its end
-            self._error(f"cannot configure: {_words(error)}. Correct the parameters and configure again", error)
+            self._fixed = False
+            self._why_not_configured = f"cannot configure: {_words(error)}"
+            self._error(f"{self._why_not_configured}. Correct the parameters and configure again", error)
             return TransitionCallbackReturn.FAILURE
-        self._engine = engine
         suit_threads(engine.backbone)
         backbone = settings.pipeline.backbone
         self._backbone = BackboneInfo(engine.backbone.name, backbone.checkpoint)
+        with self._lock:
+            self._engine, self._outputs, self._why_not_configured = engine, outputs, ""
+            if self._parameters_guard.settings != settings:
+                self._apply(self._parameters_guard.settings)  # what changed meanwhile
         if backbone.name == "auto" and not backbone.checkpoint:
             self.get_logger().info(
                 f"no backbone.checkpoint given: using the {engine.backbone.name} backbone, which needs none. "
@@ -98,26 +186,33 @@ class Easi3rNode(LifecycleNode):
             )
         return super().on_configure(state)
 
+    @_told
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         result = super().on_activate(state)  # publishers first: the stream starts to publish at once
         config = self._parameters_guard.settings.node
+        stream = Stream(self, config, self._engine, self._outputs, self._backbone, self._warn, self._error)
+        self._stream = stream
         try:
-            self._stream = Stream(self, config, self._engine, self._outputs, self._backbone, self._warn, self._error)
+            stream.start()
         except Exception as error:
+            self._stream = None
             self._error(f"cannot activate: {_words(error)}", error)
             super().on_deactivate(state)
             return TransitionCallbackReturn.FAILURE
-        self.get_logger().info(f"waiting for images on '{self._stream.topics.image}'")
+        self.get_logger().info(f"waiting for images on '{stream.topics.image}'")
         return result
 
+    @_told
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._close_stream()
         return super().on_deactivate(state)
 
+    @_told
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._close()
         return super().on_cleanup(state)
 
+    @_told
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._close()
         return super().on_shutdown(state)
@@ -126,52 +221,71 @@ class Easi3rNode(LifecycleNode):
         self._close()
         return TransitionCallbackReturn.SUCCESS  # back to unconfigured
 
+    def finish(self, patience: float) -> bool:
+        """Before `destroy_node`: end transition and image in hand. False: not done after `patience` seconds."""
+        end = time.monotonic() + patience
+        self._ending = True
+        if not self._transitions.join(patience):
+            return False
+        stream = self._stream
+        return stream is None or stream.close(max(0.0, end - time.monotonic()))
+
     def destroy_node(self) -> None:
-        self._close_stream()
         logging.getLogger("easi3r_ros").removeHandler(self._log_handler)
         super().destroy_node()
 
     def _close_stream(self) -> None:
-        stream, self._stream = self._stream, None
+        """Returns when the image in hand is done."""
+        stream = self._stream
         if stream:
             stream.close()
-            self._engine.reset()
-            self._outputs.restart()
+            with self._lock:
+                self._stream = None
+                self._engine.reset()
+                self._outputs.restart()
 
     def _close(self) -> None:
         self._close_stream()
-        if self._outputs:
-            self._outputs.close()
-        self._outputs = self._engine = None
+        with self._lock:
+            outputs, self._outputs, self._engine, self._fixed = self._outputs, None, None, False
+        if outputs:
+            outputs.close()
 
     def _apply(self, settings: params.Settings) -> None:
-        def apply() -> None:
-            self._engine.reconfigure(settings.pipeline)
-            self._outputs.reconfigure(settings)
+        with self._lock:
+            engine, outputs, stream = self._engine, self._outputs, self._stream
+            if engine is None or outputs is None:
+                return  # on_configure takes them at its end
 
-        if self._stream:
-            self._stream.worker.call(apply)  # between two images
-        else:
-            apply()
+            def apply() -> None:
+                engine.reconfigure(settings.pipeline)
+                outputs.reconfigure(settings)
+
+            # Between two images; the worker does it even if it is about to stop.
+            if stream is None or not stream.worker.call(apply):
+                apply()
 
     def _on_restart(self, reason: str) -> None:
         self._warn(f"{reason}: tracking starts again in a new world")
-        if self._stream:
-            self._stream.on_restart()
+        stream = self._stream
+        if stream:
+            stream.on_restart()
 
-    def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        response.success = self._stream is not None
+    async def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        stream, done = self._stream, Future()
+        response.success = stream is not None and stream.reset(lambda: spinning.complete(self, done, None))
         response.message = "tracking starts again with the next image" if response.success else "the node is not active"
-        if self._stream:
-            self._stream.reset()
+        if response.success:
+            await done
             self.get_logger().info("reset by request: tracking starts again in a new world")
         return response
 
     def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        response.success = self._stream is not None
+        stream = self._stream
+        response.success = stream is not None
         response.message = "the node is not active"
-        if self._stream:
-            self._stream.worker.pause(request.data)
+        if stream:
+            stream.worker.pause(request.data)
             response.message = "paused" if request.data else "running"
             self.get_logger().info(response.message)
         return response
@@ -181,9 +295,9 @@ class Easi3rNode(LifecycleNode):
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
         if stream is None:
-            text = "configured, not active" if self._engine else "not configured"
-            message.status = [state_diagnostic(name, DiagnosticStatus.WARN, text)]
+            message.status = [state_diagnostic(name, *self._why_not_active())]
         else:
+            stream.check()
             silent = self._warn_if_silent(stream)
             message.status = [
                 stream.monitor.input_diagnostic(
@@ -192,6 +306,15 @@ class Easi3rNode(LifecycleNode):
                 stream.monitor.tracking_diagnostic(name, self._backbone),
             ]
         self._diagnostics.publish(message)
+
+    def _why_not_active(self) -> tuple[bytes, str]:
+        """Level of the diagnostic, and words."""
+        job = self._transitions.job
+        if job:
+            return DiagnosticStatus.WARN, f"not active yet: {job} is under way"
+        if self._why_not_configured:
+            return DiagnosticStatus.ERROR, self._why_not_configured
+        return DiagnosticStatus.WARN, "configured, not active" if self._engine else "not configured"
 
     def _warn_if_silent(self, stream: Stream) -> bool:
         """Whether no images come; the warning is given once per silence, and again if its cause turns out another."""
@@ -203,6 +326,10 @@ class Easi3rNode(LifecycleNode):
         self._why_silent = why
         return bool(why)
 
+    def callback_failed(self, error: Exception) -> None:
+        """What a callback raised; the node goes on."""
+        self._error(f"a request or a message could not be handled: {_words(error)}", error)
+
     def _warn(self, text: str) -> None:
         if self.context.ok() and self._throttle.allows(text):
             self.get_logger().warning(text)
@@ -213,6 +340,11 @@ class Easi3rNode(LifecycleNode):
             self.get_logger().debug("".join(traceback.format_exception(error)))
 
 
+def _service(node: LifecycleNode, type_: type) -> Service | None:
+    """The node's own service of a type that it has once."""
+    return next((service for service in node.services if service.srv_type is type_), None)
+
+
 def _words(error: Exception) -> str:
     """The message alone where it was written for a person, else with the kind of error."""
     text = str(error).rstrip(".")
@@ -220,29 +352,38 @@ def _words(error: Exception) -> str:
 
 
 def main(args: list[str] | None = None, make_pipeline: PipelineFactory = Pipeline) -> int:
-    """Run the node until it is interrupted. The exit status is 1 if it could not start."""
+    """Run the node until it is interrupted. The exit status is 1 if it could not start, else 0.
+
+    Takes SIGINT and SIGTERM of this process over for good, and may end it: what cannot be stopped is not waited for.
+    """
+    interrupts = signals.take_over()
+    interrupts.call(lambda: None)  # from now on it is enough that `came` is set
     try:
-        rclpy.init(args=args)
-    except RuntimeError as error:  # a parameters file or a command line that rcl cannot read
-        print(f"easi3r: {error}", file=sys.stderr)
-        return 1
-    node = None
-    try:
-        node = Easi3rNode(make_pipeline)
-        executor = MultiThreadedExecutor(_EXECUTOR_THREADS)
-        executor.add_node(node)
-        if node.autostart:
-            node.start()
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except ConfigError as error:
-        print(f"easi3r: {error}", file=sys.stderr)
-        return 1
+        return _run(args, make_pipeline, interrupts)
     finally:
-        if node is not None:
-            node.destroy_node()
+        interrupts.finish()
+
+
+def _run(args: list[str] | None, make_pipeline: PipelineFactory, interrupts: signals.Interrupts) -> int:
+    try:
+        # rclpy's own handlers shut the context down under whoever uses it.
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        node = Easi3rNode(make_pipeline)
+    except (RuntimeError, ConfigError) as error:  # RuntimeError: arguments or a parameters file that rcl cannot read
+        print(f"easi3r: {error}", file=sys.stderr)
         rclpy.try_shutdown()
+        return 1
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    interrupts.call(lambda: spinning.interrupt(executor))
+    if node.autostart and not interrupts.came.is_set():
+        node.start()
+    spinning.spin(executor, interrupts.came.is_set, node.callback_failed)
+    idle = node.finish(_END_PATIENCE)
+    node.destroy_node()
+    rclpy.try_shutdown()
+    if not idle:
+        os._exit(0)  # PyTorch in another thread does not survive the end of the interpreter
     return 0
 
 

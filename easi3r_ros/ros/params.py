@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, field
 from typing import Any
@@ -92,14 +93,16 @@ def declare(node: Node) -> Settings:
     return read(node)
 
 
-def unknown_overrides(node: Node) -> list[str]:
-    """Names given a value at start (YAML, command line) that are no parameter of this node: typing errors, mostly."""
+def unknown_overrides(node: Node) -> list[str] | None:
+    """Names given a value at start (YAML, command line) that are no parameter of this node: typing errors, mostly.
+
+    None: this rclpy does not tell what was given.
+    """
     # rclpy ignores them without a word and has no public way to ask for them.
-    return [
-        name
-        for name in node._parameter_overrides
-        if not (node.has_parameter(name) or name.startswith("qos_overrides."))
-    ]
+    given = getattr(node, "_parameter_overrides", None)
+    if given is None:
+        return None
+    return [name for name in given if not (node.has_parameter(name) or name.startswith("qos_overrides."))]
 
 
 def read(node: Node) -> Settings:
@@ -136,7 +139,7 @@ class ParameterGuard:
     """Decides about every change of a parameter, with the reason, and passes on what takes effect at once.
 
     is_configured(): whether the node runs on values it read earlier. apply(settings): called with the new settings when
-    live ones changed while it is.
+    live ones changed while it is. Thread-safe: while one thread configures the node, another may answer a request.
     """
 
     def __init__(
@@ -146,10 +149,15 @@ class ParameterGuard:
         self._is_configured = is_configured
         self._apply = apply
         self._fields = {name: item for name, item, _ in start.items()}
+        self._lock = threading.Lock()
         node.add_on_set_parameters_callback(self.check)
 
     def check(self, parameters: list[Parameter]) -> SetParametersResult:
         ours = {parameter.name: parameter.value for parameter in parameters if parameter.name in self._fields}
+        with self._lock:
+            return self._check(ours)
+
+    def _check(self, ours: dict[str, Any]) -> SetParametersResult:
         try:
             changed = self.settings.updated(ours)
         except ConfigError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,14 +18,13 @@ from easi3r_ros.ros.inputs import CameraInput, camera_topics
 from easi3r_ros.ros.monitor import Monitor
 from easi3r_ros.ros.outputs import Outputs
 from easi3r_ros.ros.params import NodeConfig
+from easi3r_ros.ros.spinning import wake
 from easi3r_ros.ros.tracker import Tracker
 from easi3r_ros.ros.worker import Worker
 
 _BAG_CAPACITY = 4
 # A camera_info that somebody publishes is waited for this long, so that tracking need not start twice.
 _INFO_PATIENCE = 2.0
-# A slow network may have an image in hand for longer; the reset then takes effect after its result.
-_RESET_PATIENCE = 5.0
 _READERS = {"raw": camera_image, "compressed": rgb_from_compressed}
 
 
@@ -37,7 +35,7 @@ class Arrival:
 
 
 class Stream:
-    """Starts with its construction, ends with `close`.
+    """From `start` to `close`.
 
     warn(text), error(text, exception): for a person; may be called from any thread.
     """
@@ -62,25 +60,33 @@ class Stream:
         self.monitor = Monitor()
         self.topics = camera_topics(node, config.image_transport)
         self._camera = CameraModel(_is_rectified(config, self.topics.image), warn)
+        self._config = config
+        self._warn = warn
         self.worker: Worker[Arrival] = Worker(
             self._process,
             self._failed,
             lossless=config.bag_mode,
             capacity=_BAG_CAPACITY if config.bag_mode else 1,
+            on_room=lambda: wake(node),
         )
+        self._input: CameraInput | None = None
+
+    def start(self) -> None:
+        """Raises RuntimeError for a QoS override that does not exist."""
         self.worker.start()  # before the first image can come
         try:
             self._input = CameraInput(
-                node,
+                self._node,
                 self.topics,
-                config.image_transport,
-                config.bag_mode,
+                self._config.image_transport,
+                self._config.bag_mode,
                 on_image=self._on_image,
+                is_ready=self.worker.has_room,
                 on_info=self._camera.update,
                 on_lost=self.monitor.image_lost,
-                warn=warn,
+                warn=self._warn,
             )
-        except Exception:  # a QoS override that does not exist
+        except Exception:
             self.worker.stop()
             raise
 
@@ -89,24 +95,40 @@ class Stream:
         return self.worker.idle and self.monitor.silence > seconds
 
     def why_silent(self) -> str:
-        return self._input.why_silent()
+        camera = self._input
+        return camera.why_silent() if camera else ""
 
-    def close(self) -> None:
-        """Finish the image in hand, then stop."""
-        self.worker.stop()
-        self._input.close()
+    def check(self) -> None:
+        """Find out, and say, what went wrong with the input since the last call."""
+        camera = self._input
+        if camera:
+            camera.check()
 
-    def reset(self) -> None:
-        """Drop what waits and start a new world with the next image; returns when the image in hand is done."""
-        done = threading.Event()
+    def close(self, patience: float | None = None) -> bool:
+        """Take no more images, finish the one in hand, then stop.
+
+        patience: seconds to wait for it; None: as long as it takes. False: it is still in hand.
+        """
+        camera, self._input = self._input, None
+        if camera:
+            camera.close()
+        self._camera.stop_waiting()
+        return self.worker.stop(patience)
+
+    def reset(self, done: Callable[[], None]) -> bool:
+        """Drop what waits and start a new world with the next image; done() is called after the image in hand.
+
+        False: it will not be called, because the stream has come to its end.
+        """
 
         def reset() -> None:
-            self._engine.reset()
-            self.on_restart()
-            done.set()
+            try:
+                self._engine.reset()
+                self.on_restart()
+            finally:
+                done()
 
-        self.worker.flush(reset)
-        done.wait(_RESET_PATIENCE)
+        return self.worker.flush(reset)
 
     def on_restart(self) -> None:
         """The engine started a new world."""

@@ -80,8 +80,8 @@ def _rendered(
 
 def _is_active(client: DemoClient, node: NodeProcess) -> bool:
     state = client.lifecycle_state()
-    # The node starts itself before it answers, so any other state is the end of a failed start.
-    if state not in ("", "active"):
+    # The node begins to start itself before it answers, so any other state is the end of a failed start.
+    if state not in ("", "configuring", "inactive", "activating", "active"):
         raise DemoFailed(f"the node did not start, it is {state}{node.log_tail()}")
     return state == "active" and client.is_connected()
 
