@@ -51,6 +51,15 @@ def frame_progress(total: int | None) -> Iterator[Callable[[FrameResult], None]]
 
 
 @contextmanager
+def render_progress(total: int) -> Iterator[Callable[[], None]]:
+    """A bar over the `total` frames of a clip that is rendered before it plays, so that it plays in time."""
+    columns = ("rendering", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)
+
+
+@contextmanager
 def download_progress() -> Iterator[Callable[[str, int, int | None], None]]:
     """A bar per file, set by calls with (file name, bytes so far, bytes in all if known)."""
     columns = (

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from easi3r_lab.synthetic import iter_frames
 from easi3r_lab.synthetic.presets import PRESETS
 from easi3r_ros.core.types import Frame
-from easi3r_ros.io.sources import SYNTHETIC, CameraProperties, FrameSource, SourceError, stamp_at
+from easi3r_ros.io.sources import SYNTHETIC, CameraProperties, FrameSource, SourceError, checked_rate, stamp_at
 
 DEFAULT_RATE = 15.0
 _FRAMES = 90
@@ -25,9 +25,7 @@ class SyntheticSource(FrameSource):
             raise SourceError(f"'{name}': there is no preset '{preset}'; choose one of {', '.join(PRESETS)}")
         if seed and not seed.isdecimal():
             raise SourceError(f"'{name}': the seed '{seed}' must be a whole number, such as {SYNTHETIC}{preset}:1")
-        self._rate, self._frame_id = DEFAULT_RATE if rate is None else rate, frame_id
-        if not self._rate > 0:
-            raise SourceError(f"the frame rate must be positive, got {rate}")
+        self._rate, self._frame_id = checked_rate(DEFAULT_RATE if rate is None else rate), frame_id
         self._coming = iter_frames(preset, int(seed or 0), _FRAMES, rate=self._rate)
         self._frames: list[Frame] = []
 
@@ -47,10 +45,13 @@ class SyntheticSource(FrameSource):
                 self._frames.append(Frame(index, stamp, self._frame_id, picture.image, picture.view.K))
             yield self._frames[index]
 
-    def render(self) -> None:
-        """Every frame now, for who must deliver them on time: rendering is slower than the clip's rate."""
+    def render(self, on_frame: Callable[[], None] = lambda: None) -> None:
+        """Every frame now, for who must deliver them on time: rendering is slower than the clip's rate.
+
+        on_frame(): called after each.
+        """
         for _ in self:
-            pass
+            on_frame()
 
     def close(self) -> None:
         self._frames.clear()
