@@ -35,10 +35,11 @@ OPTIONAL = (
     Library("typer", "typer", "", "the command line 'easi3r'", oldest="0.12"),
     Library("rich", "rich", "python3-rich", "progress bars and log of the command line 'easi3r'"),
     Library("rosbags", "rosbags", "", "bags, 'easi3r play', and messages where no ROS 2 is sourced"),
+    Library("av", "av", "", "videos: as input, and the overlay of 'easi3r run'", oldest="12"),
     Library("natsort", "natsort", "python3-natsort", "folders of images"),
     Library("safetensors", "safetensors", "", "checkpoints in .safetensors files"),
-    Library("sklearn", "scikit-learn", "python3-sklearn", "the attention cue of networks (motion.cue)"),
-    Library("skimage", "scikit-image", "python3-skimage", "the attention cue of networks (motion.cue)"),
+    Library("sklearn", "scikit-learn", "python3-sklearn", "motion.mode paper: the published clustering"),
+    Library("skimage", "scikit-image", "python3-skimage", "motion.mode paper: the published threshold"),
 )
 
 

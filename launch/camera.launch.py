@@ -3,6 +3,8 @@
 `ros2 launch easi3r_ros camera.launch.py --show-args` explains the arguments.
 """
 
+from collections.abc import Callable
+
 from launch import Action, LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch.events.process import ProcessExited
@@ -21,26 +23,38 @@ SHORTCUTS = (
 
 
 def generate_launch_description() -> LaunchDescription:
-    default_parameters = PathJoinSubstitution([FindPackageShare("easi3r_ros"), "config", "camera.yaml"])
-    arguments = [
+    autostart = DeclareLaunchArgument("autostart", default_value="true", description="Configure and activate at start.")
+    return LaunchDescription([*arguments("camera.yaml", "false"), autostart, OpaqueFunction(function=start_node)])
+
+
+def arguments(parameters: str, use_sim_time: str) -> list[DeclareLaunchArgument]:
+    """Arguments of a launch file that starts the node; parameters: the default file of config/."""
+    file = PathJoinSubstitution([FindPackageShare("easi3r_ros"), "config", parameters])
+    declared = [
         DeclareLaunchArgument("image", default_value="image", description="Topic of the images."),
         DeclareLaunchArgument(
             "camera_info", default_value="", description="Topic of the calibration; empty: camera_info beside `image`."
         ),
         DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node."),
-        DeclareLaunchArgument("params_file", default_value=default_parameters, description="YAML with parameters."),
-        DeclareLaunchArgument("use_sim_time", default_value="false", description="Time from /clock."),
-        DeclareLaunchArgument("autostart", default_value="true", description="Configure and activate at start."),
+        DeclareLaunchArgument("params_file", default_value=file, description="YAML with parameters."),
+        DeclareLaunchArgument("use_sim_time", default_value=use_sim_time, description="Time from /clock."),
         DeclareLaunchArgument("log_level", default_value="info", description="debug, info, warn or error."),
     ]
-    arguments += [
+    return declared + [
         DeclareLaunchArgument(argument, default_value="", description=f"{text} (parameter `{parameter}`).")
         for argument, parameter, text in SHORTCUTS
     ]
-    return LaunchDescription([*arguments, OpaqueFunction(function=start_node)])
 
 
 def start_node(context: LaunchContext) -> list[LifecycleNode]:
+    """The node, without which nothing is left to do."""
+    autostart = LaunchConfiguration("autostart").perform(context).lower() == "true"
+    return [make_node(context, autostart, end_launch)]
+
+
+def make_node(
+    context: LaunchContext, autostart: bool, on_exit: Callable[[ProcessExited, LaunchContext], list[Action]]
+) -> LifecycleNode:
     """The node, with the values that the arguments have by now."""
 
     def value(argument: str) -> str:
@@ -50,21 +64,19 @@ def start_node(context: LaunchContext) -> list[LifecycleNode]:
     # image_transport's rule: the calibration of a/b/image is on a/b/camera_info.
     camera_info = value("camera_info") or "/".join([*image.split("/")[:-1], "camera_info"])
     given = {parameter: value(argument) for argument, parameter, _ in SHORTCUTS if value(argument)}
-    switches = {name: value(name).lower() == "true" for name in ("use_sim_time", "autostart")}
-    return [
-        LifecycleNode(
-            package="easi3r_ros",
-            executable="node",
-            name="easi3r",
-            namespace=value("namespace"),
-            parameters=[value("params_file"), given | switches],
-            remappings=[("image", image), ("image/compressed", f"{image}/compressed"), ("camera_info", camera_info)],
-            arguments=["--ros-args", "--log-level", value("log_level")],
-            output="screen",
-            emulate_tty=True,
-            on_exit=end_launch,
-        )
-    ]
+    switches = {"use_sim_time": value("use_sim_time").lower() == "true", "autostart": autostart}
+    return LifecycleNode(
+        package="easi3r_ros",
+        executable="node",
+        name="easi3r",
+        namespace=value("namespace"),
+        parameters=[value("params_file"), given | switches],
+        remappings=[("image", image), ("image/compressed", f"{image}/compressed"), ("camera_info", camera_info)],
+        arguments=["--ros-args", "--log-level", value("log_level")],
+        output="screen",
+        emulate_tty=True,
+        on_exit=on_exit,
+    )
 
 
 def end_launch(_: ProcessExited, context: LaunchContext) -> list[Action]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 from rosbags.interfaces import Qos
@@ -83,6 +86,37 @@ def write_video(path: Path, count: int = 6, rate: float = 25.0, size: tuple[int,
     for index in range(count):
         video.write(cv2.cvtColor(picture(index, *size), cv2.COLOR_RGB2BGR))
     video.release()
+    return path
+
+
+def encode_video(
+    path: Path,
+    ticks: Sequence[int],
+    codec: str = "libx264",
+    size: tuple[int, int] = (WIDTH, HEIGHT),
+    base: int = 90_000,
+    muxer: dict[str, str] | None = None,
+    **options: str,
+) -> Path:
+    """A video whose i-th frame shows `picture(i)` at ticks[i] / base seconds; the name says the container."""
+    with av.open(str(path), "w", options=muxer or {}) as container:
+        stream = container.add_stream(codec, rate=30, options={"crf": "12"} | options)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, base)
+        for index, tick in enumerate(ticks):
+            frame = av.VideoFrame.from_ndarray(picture(index, *size), format="rgb24")
+            frame.pts, frame.time_base = tick, Fraction(1, base)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def tag_display_matrix(path: Path, a: int, b: int, c: int, d: int) -> Path:
+    """Write into an MP4 how players must turn it: x' = a x + c y, y' = b x + d y, each -1, 0 or 1."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 4 + 40  # version 0: the matrix comes after 40 bytes of other fields
+    struct.pack_into(">9i", data, at, *(65536 * value for value in (a, b, 0, c, d, 0, 0, 0)), 1 << 30)
+    path.write_bytes(data)
     return path
 
 

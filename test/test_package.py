@@ -32,6 +32,7 @@ ROSDEP_KEYS = {
     "scikit-image": "python3-skimage",
     "safetensors": None,
     "rosbags": "python3-rosbags-pip",
+    "av": None,
     "typer": "python3-typer",
     "rich": "python3-rich",
     "pyyaml": "python3-yaml",

@@ -45,6 +45,18 @@ def frame_progress(total: int | None) -> Iterator[Callable[[FrameResult], None]]
 
 
 @contextmanager
+def render_progress(total: int) -> Iterator[Callable[[], None]]:
+    """A bar over the `total` frames of a clip that is rendered before it plays, so that it plays in time."""
+    with needed("rich"):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+    columns = ("rendering", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)
+
+
+@contextmanager
 def download_progress() -> Iterator[Callable[[str, int, int | None], None]]:
     """A bar per file, set by calls with (file name, bytes so far, bytes in all if known). Raises MissingLibrary."""
     with needed("rich"):

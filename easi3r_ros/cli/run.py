@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from easi3r_ros.cli.checks import exit_for, finite
+
 if TYPE_CHECKING:
     from easi3r_ros.core.alignment.whole import GlobalAlignment
     from easi3r_ros.core.config import PipelineConfig
@@ -29,7 +31,10 @@ def run(
     config: Annotated[Path | None, typer.Option(help="YAML with settings; the node's parameter files will do.")] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting.")] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
-    rate: Annotated[float | None, typer.Option(min=0.01, help="Frames per second of an image folder or video.")] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.01, callback=finite, help="Frames per second; default: a video's own times, 30 for images."),
+    ] = None,
     camera_info: Annotated[Path | None, typer.Option(help="Calibration YAML for a video or image folder.")] = None,
     masks: Annotated[bool, typer.Option(help="Masks as PNG.")] = True,
     trajectory: Annotated[bool, typer.Option(help="Camera poses in TUM format.")] = True,
@@ -37,7 +42,7 @@ def run(
     video: Annotated[bool, typer.Option(help="Overlay as MP4.")] = True,
     bag: Annotated[bool, typer.Option(help="A rosbag2 with the node's topics.")] = True,
     clouds_every: Annotated[int, typer.Option(min=1, help="Of how many frames one becomes a PLY cloud.")] = 5,
-    overwrite: Annotated[bool, typer.Option(help="Replace what an earlier run left in the folder.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Remove first what earlier runs wrote there, nothing else.")] = False,
     globally: Annotated[
         bool,
         typer.Option(
@@ -47,7 +52,10 @@ def run(
         ),
     ] = False,
 ) -> None:
-    """Process every frame of a recording, in order, and write masks, poses, clouds, an overlay video and a bag."""
+    """Process every frame of a recording, in order, and write masks, poses, clouds, an overlay video and a bag.
+
+    Exit status 1: done, but parts of INPUT are damaged and were left out.
+    """
     from functools import partial
 
     from easi3r_ros.cli.console import frame_progress
@@ -55,7 +63,14 @@ def run(
     from easi3r_ros.core.backbone import suit_threads
     from easi3r_ros.core.pipeline import Pipeline
     from easi3r_ros.io import open_source
-    from easi3r_ros.io.recording import check_outputs, open_writers, prepare_folder, run_globally, write_summary
+    from easi3r_ros.io.recording import (
+        check_input,
+        check_outputs,
+        open_writers,
+        prepare_folder,
+        run_globally,
+        write_summary,
+    )
     from easi3r_ros.io.recording import run as run_pipeline
     from easi3r_ros.messages.status import BackboneInfo
 
@@ -63,6 +78,7 @@ def run(
     outputs = [name for name, wanted in chosen.items() if wanted]
     check_outputs(outputs)
     settings = _config(config, checkpoint, device, assignments or [])
+    check_input(source, out)
     with open_source(source, topic=topic, rate=rate, camera_info=camera_info) as frames:
         journal = PairJournal() if globally else None
         pipeline = Pipeline(settings, journal=journal)
@@ -78,8 +94,10 @@ def run(
         else:
             with progress() as on_result:
                 summary = run_pipeline(frames, pipeline, writers(), max_frames, on_result)
+        losses = frames.losses
     write_summary(summary, out)
     _print_summary(summary, out)
+    exit_for(losses, source)
 
 
 def _config(path: Path | None, checkpoint: str | None, device: str | None, assignments: list[str]) -> PipelineConfig:

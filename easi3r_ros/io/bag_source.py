@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from easi3r_ros.core.types import Frame
-from easi3r_ros.io.sources import BAG_SUFFIXES, FrameSource, SourceError
+from easi3r_ros.io.sources import BAG_SUFFIXES, Damage, FrameSource, SourceError
 from easi3r_ros.libraries import needed
 from easi3r_ros.messages.calibration import CameraModel
 from easi3r_ros.messages.images import ConversionError, rgb_from_compressed
@@ -63,7 +63,7 @@ def _readable_part(path: Path) -> Path:
     """The folder, or the storage file in a folder whose metadata.yaml was never written (recorder killed)."""
     if path.is_file() or (path / "metadata.yaml").exists():
         return path
-    files = sorted(item for item in path.iterdir() if item.suffix in BAG_SUFFIXES)
+    files = sorted(item for item in path.iterdir() if item.suffix in BAG_SUFFIXES and not item.name.startswith("."))
     if len(files) == 1:
         return files[0]
     raise SourceError(f"'{path}' has {len(files)} storage files and no metadata.yaml: run ros2 bag reindex '{path}'")
@@ -91,6 +91,7 @@ class BagSource(FrameSource):
         self._camera_info: Any | None = None
         self._reader = open_bag(path)
         self._closed = False
+        self._warned_of_info = False
         try:
             topics = self._reader.topics
             self.topic = _choose_images(topics, topic, path, topic_table(topics))
@@ -119,24 +120,26 @@ class BagSource(FrameSource):
         return self._camera_info
 
     def __iter__(self) -> Iterator[Frame]:
-        decode = DECODERS[self._images.msgtype]
         camera = CameraModel("rect" in self.topic, log.warning)
         self._prime(camera)
-        index = 0
-        for connection, _, raw in read_messages(self._reader, self.path, self._images.connections + self._info):
-            message = self._deserialize(raw, connection)
+        damage, index = Damage(self), -1
+        for connection, time_ns, raw in read_messages(self._reader, self.path, self._images.connections + self._info):
             if connection.msgtype == CAMERA_INFO:
-                camera.update(message)
+                self._update(camera, raw, connection)
                 continue
-            header = message.header
-            stamp = header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
-            try:
-                image = decode(message)
-            except ConversionError as error:
-                raise SourceError(f"'{self.path}', {self.topic}, image {index} (stamp {stamp} ns): {error}") from error
-            self._camera_info, K = camera.matching((image.shape[1], image.shape[0]), header.frame_id)
-            yield Frame(index, stamp, header.frame_id, image, K)
             index += 1
+            try:
+                message = self._deserialize(raw, connection)
+                image = DECODERS[connection.msgtype](message)
+            except ConversionError as error:
+                damage.leave_out(f"'{self.path}', {self.topic}, image {index} (recorded at {time_ns} ns)", error)
+                continue
+            damage.gave()
+            header = message.header
+            self._camera_info, K = camera.matching((image.shape[1], image.shape[0]), header.frame_id)
+            stamp = header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
+            yield Frame(index, stamp, header.frame_id, image, K)
+        damage.end()
 
     def close(self) -> None:
         if not self._closed:
@@ -146,14 +149,24 @@ class BagSource(FrameSource):
     def _prime(self, camera: CameraModel) -> None:
         """The first image may be recorded before the camera_info that belongs to it."""
         for connection, _, raw in read_messages(self._reader, self.path, self._info) if self._info else ():
-            camera.update(self._deserialize(raw, connection))
+            self._update(camera, raw, connection)
             return
 
+    def _update(self, camera: CameraModel, raw: bytes, connection: Connection) -> None:
+        """A damaged camera_info changes nothing: the one before it counts on."""
+        try:
+            camera.update(self._deserialize(raw, connection))
+        except ConversionError as error:
+            if not self._warned_of_info:
+                log.warning("'%s', %s: %s; the one before it is used", self.path, connection.topic, error)
+            self._warned_of_info = True
+
     def _deserialize(self, raw: bytes, connection: Connection) -> Any:
+        """Raises ConversionError."""
         try:
             return self._reader.deserialize(raw, connection.msgtype)
         except Exception as error:  # damaged CDR fails in rosbags' generated code with whatever error comes first
-            raise SourceError(f"'{self.path}', {connection.topic}: a message is damaged ({error})") from error
+            raise ConversionError(f"the message is damaged ({error})") from error
 
     def _measure_rate(self) -> float | None:
         """Frames per second of the first two seconds or so; the median forgives a gap."""

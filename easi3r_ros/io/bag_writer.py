@@ -9,7 +9,8 @@ from typing import Any
 
 from easi3r_ros.core.config import CloudConfig
 from easi3r_ros.core.types import FrameResult
-from easi3r_ros.io.writers import ResultWriter, WriteError
+from easi3r_ros.io.manifest import Record
+from easi3r_ros.io.writers import ResultWriter, WriteError, unrecorded
 from easi3r_ros.libraries import needed
 from easi3r_ros.messages.conversions import time_message
 from easi3r_ros.messages.message_types import Header, TFMessage
@@ -35,9 +36,11 @@ class BagWriter(ResultWriter):
         clouds: CloudConfig,
         backbone: BackboneInfo,
         camera_info: Callable[[], Any | None] = lambda: None,
+        record: Record = unrecorded,
     ):
         """camera_info(): the CameraInfo received with the frame that is being written. Raises WriteError."""
         self._backbone, self._camera_info = backbone, camera_info
+        self._folder, self._record_file = folder, record
         self._messages = ResultMessages(MAP_FRAME, PATH_LENGTH, clouds)
         self._stamps: dict[int, int] = {}
         self._count = 0
@@ -48,6 +51,8 @@ class BagWriter(ResultWriter):
             self._writer.open()
         except WriterError as error:
             raise WriteError(str(error)) from error
+        record(folder, True)
+        self._record_files(complete=False)
         self._connections = {
             topic: self._writer.add_connection(topic, type_name(kind), typestore=typestore())
             for topic, kind in classes.items()
@@ -66,6 +71,11 @@ class BagWriter(ResultWriter):
 
     def close(self) -> None:
         self._writer.close()
+        self._record_files(complete=True)
+
+    def _record_files(self, complete: bool) -> None:
+        for path in self._folder.iterdir():  # the folder is new: what is in it, the writer made
+            self._record_file(path, complete)
 
     def _record(self, topic: str, stamp_ns: int, message: Any) -> None:
         self._writer.write(self._connections[topic], stamp_ns, serialize(message))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import Path
 
 from easi3r_ros.io.bag_source import open_bag, read_messages, topic_table
-from easi3r_ros.io.sources import FrameSource, SourceError, is_bag, open_source
+from easi3r_ros.io.opener import is_bag, open_source, opener_of
+from easi3r_ros.io.sources import FrameSource, Losses, SourceError
 from easi3r_ros.libraries import needed
 from easi3r_ros.messages.conversions import camera_info_message, image_message, time_message
 from easi3r_ros.messages.message_types import CameraInfo, Header, Image
@@ -18,32 +20,43 @@ from easi3r_ros.messages.stand_ins import serialize, type_name
 with needed("rosbags"):
     from rosbags.interfaces import QosDurability
 
+# Over so many frames; to be called after each.
+Progress = Callable[[int], AbstractContextManager[Callable[[], None]]]
+
+
+@contextmanager
+def silently(total: int) -> Iterator[Callable[[], None]]:
+    yield lambda: None
+
 
 def open_playback(
     path: Path,
     topics: Collection[str] = (),
     rate: float | None = None,
     camera_info: Path | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = silently,
 ) -> BagMessages | FrameMessages:
     """What to play of a bag (all topics, or those named), a video, an image folder or a rendered clip.
 
-    A rendered clip is rendered here, which takes seconds; progress: called with the number of frames that are ready.
-    Raises SourceError.
+    A rendered clip is rendered here, which takes up to a minute: progress shows it. Raises SourceError.
     """
-    if path.exists() and is_bag(path):
+    if opener_of(path) is None and is_bag(path):
         if rate is not None or camera_info is not None:
             raise SourceError("a bag has its own stamps and camera_info: leave out the frame rate and the calibration")
         return BagMessages(path, topics)
     if topics:
         raise SourceError(f"'{path}' is no bag: it has no topics to choose")
     source = open_source(path, rate=rate, camera_info=camera_info)
-    source.prepare(progress)
+    if source.made_on_demand:
+        with progress(source.length) as advance:
+            source.prepare(advance)
     return FrameMessages(source)
 
 
 class BagMessages:
     """The messages of a bag, of all topics or the chosen ones; can be iterated again. A context manager."""
+
+    losses = Losses()  # bytes are passed on as they are
 
     def __init__(self, path: Path, topics: Collection[str] = ()):
         """Raises SourceError."""
@@ -88,6 +101,10 @@ class FrameMessages:
     """
 
     latched: Collection[str] = ()
+
+    @property
+    def losses(self) -> Losses:
+        return self._source.losses
 
     def __init__(self, source: FrameSource):
         self._source = source

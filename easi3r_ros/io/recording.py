@@ -6,7 +6,6 @@ import gzip
 import importlib
 import json
 import pickle
-import shutil
 import signal
 import tempfile
 import threading
@@ -24,6 +23,7 @@ import numpy as np
 from easi3r_ros.core.alignment.whole import GlobalAlignment, PairJournal, align_globally
 from easi3r_ros.core.config import PipelineConfig
 from easi3r_ros.core.types import Frame, FrameResult
+from easi3r_ros.io.manifest import ForeignFile, Manifest, has_manifest, remove_results
 from easi3r_ros.io.sources import FrameSource, SourceError
 from easi3r_ros.io.writers import CloudWriter, MaskWriter, OverlayWriter, ResultWriter, TrajectoryWriter, WriteError
 
@@ -59,6 +59,7 @@ NAMES = {
     "bag": "bag",
     "summary": "summary.json",
 }
+MIN_SIDE = 16  # pixels; smaller images show nothing that could be tracked
 DEFAULT_RATE = 30.0  # of the overlay, where the source does not know
 
 
@@ -81,6 +82,8 @@ class Summary:
     states: dict[str, int]  # frames per tracking state
     latency_p50_ms: float  # wall time of the pipeline per frame
     latency_p95_ms: float
+    left_out: int = 0  # damaged pictures, of which nothing was written
+    breaks_off: bool = False  # the end of the recording is missing
 
     @property
     def frames_per_second(self) -> float:
@@ -88,22 +91,29 @@ class Summary:
         return 1e3 / self.latency_p50_ms if self.latency_p50_ms > 0 else float("inf")
 
 
-def prepare_folder(out: Path, overwrite: bool) -> None:
-    """Make `out` ready for a run. With `overwrite`, what an earlier run left there is removed, and nothing else.
+def check_input(path: Path, out: Path) -> None:
+    """Raises WriteError if the recording lies where the results go: one of them could replace it."""
+    recording, folder = path.resolve(), out.resolve()
+    if path.exists() and (recording == folder or folder in recording.parents):
+        raise WriteError(f"the input '{path}' lies in '{out}', where the results go: choose another folder for them")
 
-    Raises WriteError if the folder holds anything, or is none.
+
+def prepare_folder(out: Path, overwrite: bool) -> None:
+    """Make `out` ready for a run. With `overwrite`, what earlier runs wrote there is removed, and nothing else.
+
+    Raises WriteError if something is in the way that no run wrote, or `out` is no folder; nothing is removed then.
     """
     if out.exists() and not out.is_dir():
         raise WriteError(f"'{out}' is a file, not a folder")
     out.mkdir(parents=True, exist_ok=True)
-    for name in NAMES.values() if overwrite else ():
-        path = out / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    if not overwrite and any(out.iterdir()):
-        raise WriteError(f"'{out}' is not empty: choose another folder, or --overwrite what an earlier run left there")
+    if overwrite:
+        try:
+            remove_results(out, list(NAMES.values()))
+        except ForeignFile as error:
+            raise WriteError(str(error)) from error
+    elif any(out.iterdir()):
+        advice = ", or --overwrite what an earlier run wrote there" if has_manifest(out) else ""
+        raise WriteError(f"'{out}' is not empty: choose another folder{advice}")
 
 
 def check_outputs(outputs: Sequence[str]) -> None:
@@ -122,17 +132,18 @@ def open_writers(
 ) -> list[ResultWriter]:
     """Writers for the chosen OUTPUTS, in `out`. Raises MissingLibrary, WriteError and OSError."""
     check_outputs(outputs)
+    record = Manifest(out).record
 
     def bag_writer(path: Path) -> ResultWriter:
         from easi3r_ros.io.bag_writer import BagWriter
 
-        return BagWriter(path, config.clouds, backbone, lambda: source.camera_info)
+        return BagWriter(path, config.clouds, backbone, lambda: source.camera_info, record)
 
     make: dict[str, Callable[[Path], ResultWriter]] = {
-        "masks": MaskWriter,
-        "trajectory": TrajectoryWriter,
-        "clouds": lambda path: CloudWriter(path, config.clouds, clouds_every),
-        "video": lambda path: OverlayWriter(path, source.rate or DEFAULT_RATE),
+        "masks": lambda path: MaskWriter(path, record),
+        "trajectory": lambda path: TrajectoryWriter(path, record),
+        "clouds": lambda path: CloudWriter(path, config.clouds, clouds_every, record),
+        "video": lambda path: OverlayWriter(path, source.rate or DEFAULT_RATE, record),
         "bag": bag_writer,
     }
     return [make[name](out / NAMES[name]) for name in outputs]
@@ -147,7 +158,8 @@ def run(
 ) -> Summary:
     """Push every frame (or the first `max_frames`), write every result, close the writers whatever happens.
 
-    Raises SourceError, WriteError, and what the pipeline raises; what was written until then stays readable.
+    Raises SourceError (for images that are too small, too), WriteError, and what the pipeline raises; what was written
+    until then stays readable.
     """
     statistics, stack = _Statistics(), ExitStack()
     for writer in writers:
@@ -155,7 +167,7 @@ def run(
     try:
         for frame in islice(source, max_frames):
             statistics.check(frame, source)
-            result = pipeline.push(frame)
+            result = _pushed(pipeline, frame, source, statistics.empty)
             with uninterrupted():
                 for writer in writers:
                     writer.write(result)
@@ -168,9 +180,20 @@ def run(
     return statistics.summary(source)
 
 
+def _pushed(pipeline: Pipe, frame: Frame, source: FrameSource, first: bool) -> FrameResult:
+    try:
+        return pipeline.push(frame)
+    except ValueError as error:  # an image that a backbone cannot take, which the first one shows already
+        if not first:
+            raise
+        raise SourceError(f"'{source.path}' cannot be processed: {error}") from error
+
+
 def write_summary(summary: Summary, out: Path) -> None:
     """The summary as JSON, beside the results."""
-    (out / NAMES["summary"]).write_text(json.dumps(asdict(summary), indent=2) + "\n")
+    path = out / NAMES["summary"]
+    path.write_text(json.dumps(asdict(summary), indent=2) + "\n")
+    Manifest(out).record(path, True)
 
 
 class _Statistics:
@@ -181,8 +204,17 @@ class _Statistics:
         self._path = 0.0
         self._last: FrameResult | None = None
 
+    @property
+    def empty(self) -> bool:
+        return self._last is None
+
     def check(self, frame: Frame, source: FrameSource) -> None:
-        """Raises SourceError if the size of the images changes: the outputs have one size, and so has a world."""
+        """Raises SourceError if images are tiny, or change their size: outputs have one size, and so has a world."""
+        if min(frame.image.shape[:2]) < MIN_SIDE:
+            height, width, _ = frame.image.shape
+            raise SourceError(
+                f"'{source.path}': the images are {width}x{height} pixels, at least {MIN_SIDE}x{MIN_SIDE} are needed"
+            )
         before = self._last.frame.image.shape if self._last else frame.image.shape
         if frame.image.shape != before:
             (height, width, _), (old_height, old_width, _) = frame.image.shape, before
@@ -214,6 +246,8 @@ class _Statistics:
             states=dict(self._states),
             latency_p50_ms=float(p50),
             latency_p95_ms=float(p95),
+            left_out=source.losses.left_out,
+            breaks_off=source.losses.breaks_off,
         )
 
 

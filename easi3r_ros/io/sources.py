@@ -1,49 +1,67 @@
-"""Frames of a folder of images, in the natural order of their names."""
+"""The one interface of everything frames can come from, and what a file does not say about its camera."""
 
 from __future__ import annotations
 
 import logging
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import cv2
 import numpy as np
 import yaml
 
 from easi3r_ros.core.types import Frame
-from easi3r_ros.libraries import needed
 
-OPENERS = "easi3r_ros.sources"  # group of entry points that make sources of names such as synthetic:walkers
-LABORATORY = "synthetic"  # the scheme of rendered clips, which the package easi3r_lab registers
+log = logging.getLogger(__name__)
+
 BAG_SUFFIXES = frozenset({".mcap", ".db3"})
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+VIDEO_SUFFIXES = frozenset(  # of files that stand out in a folder; any file may be opened as a video
+    {".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mts", ".m2ts", ".3gp", ".wmv", ".flv", ".mpg", ".mpeg"}
+)
+RATES = (0.001, 1e6)  # frames per second; beyond these, stamps in nanoseconds say nothing
 
 
 class SourceError(ValueError):
     """An input cannot be read; the message says which, why, and what to do."""
 
 
+@dataclass(frozen=True)
+class Losses:
+    """What a recording was meant to give and could not."""
+
+    left_out: int = 0  # pictures that are damaged
+    breaks_off: bool = False  # its end is missing; nobody knows how much that is
+
+    def __bool__(self) -> bool:
+        return bool(self.left_out) or self.breaks_off
+
+    def __str__(self) -> str:
+        """For a person; empty if nothing was lost."""
+        pictures = f"{self.left_out} damaged picture{'s'[: self.left_out != 1]} left out" if self.left_out else ""
+        return ", ".join(filter(None, [pictures, "the recording breaks off before its end" if self.breaks_off else ""]))
+
+
 class FrameSource(ABC):
     """Frames of one camera, in order. A context manager; every iteration starts from the first frame."""
 
     path: Path
+    losses = Losses()  # of the last iteration, so far
+    made_on_demand = False  # slower than the frames follow one another: see `prepare`
 
     @property
     @abstractmethod
     def length(self) -> int | None:
-        """Number of frames as the file states it; None: only known at the end."""
+        """Number of frames that the file holds, damaged ones included; None: only known at the end."""
 
     @property
     @abstractmethod
     def rate(self) -> float | None:
-        """Mean frames per second; None: not known."""
+        """Frames per second, on average, as far as the file says; None: not known."""
 
     @property
     def topics(self) -> dict[str, str]:
@@ -55,15 +73,18 @@ class FrameSource(ABC):
         """The sensor_msgs/CameraInfo that was valid for the last frame; None where there is none."""
         return None
 
-    def prepare(self, progress: Callable[[int], None] | None = None) -> None:  # noqa: B027 (a default, not a gap)
+    def prepare(self, on_frame: Callable[[], None] = lambda: None) -> None:  # noqa: B027 (a default, not a gap)
         """Do now what would make a player late, such as rendering; recordings have nothing to do.
 
-        progress: called with the number of frames that are ready, of `length`.
+        on_frame(): called after each of `length` frames.
         """
 
     @abstractmethod
     def __iter__(self) -> Iterator[Frame]:
-        """Frames with indices from 0. Raises SourceError where the data cannot be decoded."""
+        """Frames by their number in the recording, from 0; what is damaged is left out and counted in `losses`.
+
+        Raises SourceError where nothing at all can be decoded, or the file itself is damaged.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -86,8 +107,8 @@ class CameraProperties:
     K: np.ndarray | None = None  # (3, 3) float64 pinhole intrinsics in pixels; None: not known
     size: tuple[int, int] | None = None  # (W, H) of the images that K is for
 
-    def frame(self, index: int, rate: float, image: np.ndarray) -> Frame:
-        """Frame `index` of a stream with `rate` frames per second that starts at time 0; image: (H, W, 3) uint8 RGB.
+    def frame(self, index: int, stamp_ns: int, image: np.ndarray) -> Frame:
+        """Frame `index` of a stream, at `stamp_ns`; image: (H, W, 3) uint8 RGB.
 
         Raises SourceError if the image has not the size that was calibrated.
         """
@@ -96,79 +117,64 @@ class CameraProperties:
             raise SourceError(
                 f"the images are {size[0]}x{size[1]}, the calibration is for {self.size[0]}x{self.size[1]} pixels"
             )
-        return Frame(index, stamp_at(index, rate), self.frame_id, image, self.K)
+        return Frame(index, stamp_ns, self.frame_id, image, self.K)
+
+
+class Damage:
+    """Counts what one iteration of a source leaves out, warns of the first ones, and ends what gives nothing."""
+
+    NAMED = 5  # warnings; a disk full of broken files must not fill the log as well
+    PATIENCE = 20  # damaged pictures at the beginning after which the kind of data must be wrong
+
+    def __init__(self, source: FrameSource, patience: int = PATIENCE):
+        self._source, self._patience, self._given, self._last = source, patience, 0, ""
+        self._said = source.losses  # by the iteration before, which met the same damage
+        source.losses = Losses()
+
+    def gave(self) -> None:
+        """A picture was decoded."""
+        self._given += 1
+
+    def leave_out(self, what: str, why: object) -> None:
+        """what: names the picture. Raises SourceError if there were only damaged ones so far, and many."""
+        losses = replace(self._source.losses, left_out=self._source.losses.left_out + 1)
+        self._source.losses = losses
+        if not self._given and losses.left_out >= self._patience:
+            raise SourceError(f"{what}: {why}. The {losses.left_out - 1} before it cannot be decoded either")
+        if self._said.left_out < losses.left_out <= self.NAMED:
+            log.warning("%s is left out: %s", what, why)
+            if losses.left_out == self.NAMED:
+                log.warning("what else is damaged is only counted")
+        self._last = f"{what}: {why}"
+
+    def break_off(self, why: object) -> None:
+        """The rest of the recording cannot be read."""
+        self._source.losses = replace(self._source.losses, breaks_off=True)
+        if not self._said.breaks_off:
+            log.warning("'%s' breaks off after %d frames: %s", self._source.path, self._given, why)
+
+    def end(self) -> None:
+        """Raises SourceError if there was nothing but damage."""
+        if self._source.losses.left_out and not self._given:
+            raise SourceError(f"none of the pictures can be decoded; the last: {self._last}")
+
+
+def image_files(items: Iterable[Path]) -> list[Path]:
+    """The image files among the contents of a folder; hidden ones are no pictures (._NAME is macOS's own)."""
+    return [item for item in items if item.suffix.lower() in IMAGE_SUFFIXES and not item.name.startswith(".")]
+
+
+def checked_rate(rate: float) -> float:
+    """The same rate, in frames per second. Raises SourceError if no stamps can be made of it; NaN is refused too."""
+    if not RATES[0] <= rate <= RATES[1]:
+        raise SourceError(f"the frame rate must be from {RATES[0]:g} to {RATES[1]:,.0f} per second, got {rate:g}")
+    return rate
 
 
 def stamp_at(index: int, rate: float) -> int:
     """Time of a frame in integer nanoseconds, rounded down. NTSC rates (30000/1001) count as the ratios they are."""
     period = 1_000_000_000 / Fraction(rate).limit_denominator(1001)
     return int(index * period)
-
-
-def open_source(
-    path: Path | str,
-    *,
-    topic: str | None = None,
-    rate: float | None = None,
-    camera_info: Path | str | None = None,
-    frame_id: str = CameraProperties.frame_id,
-) -> FrameSource:
-    """Open a rosbag2 (folder, .mcap or .db3), a video file, a folder of images, or a clip of an installed package.
-
-    The last are names such as synthetic:walkers, which the laboratory (easi3r_lab) renders.
-
-    topic: image topic of a bag, needed only if it has several. For videos and folders: rate, frames per second (default
-    is what the video says, 30 for folders); camera_info, a calibration file of the ROS camera calibrator; frame_id, the
-    camera's optical frame. Raises SourceError.
-    """
-    path = Path(path)
-    if not path.exists() and (opener := _opener(str(path))) is not None:
-        if topic is not None or camera_info is not None:
-            raise SourceError(f"'{path}' brings its own camera: leave out the topic and the calibration file")
-        return opener(str(path).partition(":")[2], rate, frame_id)
-    if not path.exists():
-        raise SourceError(f"'{path}' does not exist")
-    if is_bag(path):
-        if rate is not None or camera_info is not None:
-            raise SourceError("a bag has its own stamps and camera_info: leave out the rate and the calibration file")
-        from easi3r_ros.io.bag_source import BagSource
-
-        return BagSource(path, topic)
-    if topic is not None:
-        raise SourceError(f"'{path}' is no bag and has no topics: leave out the topic '{topic}'")
-    camera = CameraProperties(frame_id) if camera_info is None else load_calibration(Path(camera_info), frame_id)
-    if path.is_dir():
-        return FolderSource(path, rate, camera)
-
-    return VideoSource(path, rate, camera)
-
-
-def _opener(name: str) -> Callable[[str, float | None, str], FrameSource] | None:
-    """What an installed package registered for the scheme of `name` (SCHEME:REST): (rest, rate, frame_id) -> source.
-
-    None: `name` is an ordinary path. Raises SourceError where the package that could open it is missing or broken.
-    """
-    scheme = re.match(r"([a-z][a-z0-9_]*):", name)
-    if scheme is None:
-        return None
-    for entry in entry_points(group=OPENERS, name=scheme[1]):
-        try:
-            return entry.load()
-        except ImportError as error:
-            raise SourceError(f"'{name}': what opens it ({entry.value}) cannot be imported: {error}") from error
-    if scheme[1] == LABORATORY:
-        raise SourceError(
-            f"'{name}': rendered clips belong to the laboratory, which is not installed. It comes with a checkout of "
-            "easi3r_ros, not with the package: pip install -e lab"
-        )
-    return None
-
-
-def is_bag(path: Path) -> bool:
-    """Whether an existing path is a recording, of whatever state; ROS 1 bags included."""
-    if path.is_file():
-        return path.suffix in BAG_SUFFIXES | {".bag"}
-    return (path / "metadata.yaml").exists() or any(item.suffix in BAG_SUFFIXES for item in path.iterdir())
 
 
 def load_calibration(path: Path, frame_id: str = CameraProperties.frame_id) -> CameraProperties:
@@ -190,90 +196,4 @@ def load_calibration(path: Path, frame_id: str = CameraProperties.frame_id) -> C
 
 log = logging.getLogger(__name__)
 
-
-class VideoSource(FrameSource):
-    """A frame's stamp is its number times the frame period."""
-
-    def __init__(self, path: Path, rate: float | None, camera: CameraProperties):
-        self.path, self._camera = path, camera
-        self._capture = self._open()
-        self._rate = rate if rate is not None else self._capture.get(cv2.CAP_PROP_FPS)
-        if not self._rate > 0:
-            self.close()
-            raise SourceError(f"'{path}' has no usable frame rate ({self._rate}): give a positive one")
-        # A file cut off by a crash may state nonsense here, although its frames decode.
-        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self._length = count if count > 0 else None
-
-    def _open(self) -> cv2.VideoCapture:
-        capture = cv2.VideoCapture(str(self.path))
-        if not capture.isOpened():
-            raise SourceError(
-                f"'{self.path}' cannot be decoded as video: truncated, damaged, no video, or OpenCV lacks its codec. "
-                f"If ffmpeg plays it, this helps: ffmpeg -i '{self.path}' -c:v libx264 converted.mp4"
-            )
-        return capture
-
-    @property
-    def length(self) -> int | None:
-        return self._length
-
-    @property
-    def rate(self) -> float:
-        return self._rate
-
-    def __iter__(self) -> Iterator[Frame]:
-        self.close()
-        self._capture = self._open()
-        index = 0
-        while (bgr := self._capture.read()[1]) is not None:
-            yield self._camera.frame(index, self._rate, cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
-            index += 1
-        if index == 0:
-            raise SourceError(f"'{self.path}' holds no decodable frame: truncated, or OpenCV lacks its codec")
-        if self._length is not None and index < self._length:
-            log.warning(
-                "'%s' ends after %d of the %d frames it states: it may be truncated", self.path, index, self._length
-            )
-
-    def close(self) -> None:
-        self._capture.release()
-
-
-DEFAULT_RATE = 30.0
-
-
-class FolderSource(FrameSource):
-    """A frame's stamp is its number times the frame period."""
-
-    def __init__(self, path: Path, rate: float | None, camera: CameraProperties):
-        self.path, self._camera = path, camera
-        self._rate = DEFAULT_RATE if rate is None else rate
-        if not self._rate > 0:
-            raise SourceError(f"the frame rate must be positive, got {rate}")
-        files = [item for item in path.iterdir() if item.suffix.lower() in IMAGE_SUFFIXES]
-        if not files:
-            kinds = ", ".join(sorted(IMAGE_SUFFIXES))
-            raise SourceError(f"'{path}' holds neither a bag (metadata.yaml, *.mcap, *.db3) nor images ({kinds})")
-        with needed("natsort"):
-            from natsort import natsorted
-        self._files = natsorted(files, key=lambda item: item.name)
-
-    @property
-    def length(self) -> int:
-        return len(self._files)
-
-    @property
-    def rate(self) -> float:
-        return self._rate
-
-    def __iter__(self) -> Iterator[Frame]:
-        for index, file in enumerate(self._files):
-            # The calibration belongs to the pixels as they are stored, so an EXIF orientation is not applied.
-            bgr = cv2.imread(str(file), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-            if bgr is None:
-                raise SourceError(f"'{file}' cannot be decoded as an image: replace or remove it")
-            yield self._camera.frame(index, self._rate, cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
-
-    def close(self) -> None:
-        """Nothing stays open between frames."""
+# A recording that was begun in the middle of a stream cannot be decoded before its first complete picture.

@@ -6,8 +6,10 @@ Every writer keeps its files readable after each result, or, where the format do
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,6 +18,8 @@ from scipy.spatial.transform import Rotation
 from easi3r_ros.core.clouds import split_cloud
 from easi3r_ros.core.config import CloudConfig
 from easi3r_ros.core.types import FrameResult, PointCloud
+from easi3r_ros.io.manifest import Record
+from easi3r_ros.io.video_source import import_av, words
 
 VERTEX = np.dtype(
     [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1"), ("confidence", "<f4")]
@@ -60,8 +64,15 @@ class WriteError(RuntimeError):
     """An output cannot be written; the message says which, why, and what to do."""
 
 
+def unrecorded(path: Path, complete: bool) -> None:
+    """For writers outside of a run: nobody keeps a list of what they make."""
+
+
 class ResultWriter(ABC):
-    """Takes results in the order of their frames. A context manager."""
+    """Takes results in the order of their frames. A context manager.
+
+    record(path, complete): called with each file and folder when it was made (False) and when it is complete (True).
+    """
 
     @abstractmethod
     def write(self, result: FrameResult) -> None:
@@ -88,14 +99,15 @@ def file_stem(result: FrameResult) -> str:
 class MaskWriter(ResultWriter):
     """FOLDER/INDEX_STAMP.png per frame: 8 bits, 0 static, 255 dynamic, the camera's size."""
 
-    def __init__(self, folder: Path):
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
+    def __init__(self, folder: Path, record: Record = unrecorded):
+        _make_folder(folder, record)
+        self._folder, self._record = folder, record
 
     def write(self, result: FrameResult) -> None:
         path = self._folder / f"{file_stem(result)}.png"
         if not cv2.imwrite(str(path), result.mask.astype(np.uint8) * 255):
             raise WriteError(f"cannot write '{path}': is the disk full?")
+        self._record(path, True)
 
     def close(self) -> None:
         """Every file is finished already."""
@@ -109,10 +121,12 @@ class TrajectoryWriter(ResultWriter):
     attach to.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, record: Record = unrecorded):
+        self._path, self._record = path, record
         self._file = path.open("w", encoding="ascii")
         self._file.write("# stamp[s] tx ty tz qx qy qz qw\n")
-        self._world: int | None = None
+        self._file.flush()
+        record(path, False)
 
     def write(self, result: FrameResult) -> None:
         if not result.state.has_pose:
@@ -128,6 +142,7 @@ class TrajectoryWriter(ResultWriter):
 
     def close(self) -> None:
         self._file.close()
+        self._record(self._path, True)
 
 
 class CloudWriter(ResultWriter):
@@ -137,23 +152,35 @@ class CloudWriter(ResultWriter):
     without a pose has no place in the world and is left out.
     """
 
-    def __init__(self, folder: Path, config: CloudConfig, every: int):
-        self._config, self._every = config, every
+    def __init__(self, folder: Path, config: CloudConfig, every: int, record: Record = unrecorded):
+        self._config, self._every, self._record = config, every, record
         self._dynamic_folder = folder / "dynamic"
-        self._dynamic_folder.mkdir(parents=True, exist_ok=True)
-        self._static = PlyFile(folder / "static.ply")
+        _make_folder(folder, record)
+        _make_folder(self._dynamic_folder, record)
+        self._static_path = folder / "static.ply"
+        self._static = PlyFile(self._static_path)
+        record(self._static_path, False)
 
     def write(self, result: FrameResult) -> None:
         if result.frame.index % self._every or not result.state.has_pose:
             return
         static, dynamic = (in_world(cloud, result.world_from_cam) for cloud in split_cloud(result, self._config))
         self._static.append(static)
-        file = PlyFile(self._dynamic_folder / f"{file_stem(result)}.ply")
+        path = self._dynamic_folder / f"{file_stem(result)}.ply"
+        file = PlyFile(path)
         file.append(dynamic)
         file.close()
+        self._record(path, True)
 
     def close(self) -> None:
         self._static.close()
+        self._record(self._static_path, True)
+
+
+def _make_folder(folder: Path, record: Record) -> None:
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        record(folder, True)
 
 
 def in_world(cloud: PointCloud, world_from_cam: np.ndarray) -> PointCloud:
@@ -163,30 +190,85 @@ def in_world(cloud: PointCloud, world_from_cam: np.ndarray) -> PointCloud:
 
 
 class OverlayWriter(ResultWriter):
-    """The camera's images as MP4, with what moves tinted and outlined."""
+    """The camera's images as MP4, with what moves tinted and outlined; each is shown at its stamp.
+
+    H.264 in 4:2:0, which plays everywhere. Sizes are even there: an odd one gets its last column or row twice.
+    """
 
     COLOUR_BGR = (60, 60, 255)
     TINT = 0.4
+    TICKS = 90_000  # per second: every usual frame rate is a whole number of them
+    PAUSE = 60.0  # seconds; longer gaps, and stamps that go back, are played as one frame period
+    # No B-frames, so that any player gets the times right; the matrix that the conversion to YUV uses is written down.
+    ENCODER = {"preset": "veryfast", "crf": "20", "bf": "0", "x264-params": "colormatrix=smpte170m"}
 
-    def __init__(self, path: Path, rate: float):
-        self._path, self._rate = path, rate
-        self._video: cv2.VideoWriter | None = None
+    def __init__(self, path: Path, rate: float, record: Record = unrecorded):
+        """rate: frames per second where stamps do not say. Raises WriteError where there is no encoder."""
+        self._path, self._rate, self._record = path, rate, record
+        self._av = import_av(WriteError, "the overlay video", ", or leave it out (--no-video)")
+        if "libx264" not in self._av.codecs_available:
+            raise WriteError(
+                f"cannot write '{path}': this PyAV has no H.264 encoder (libx264); pip install 'av>=12' has one, or "
+                "leave the video out (--no-video)"
+            )
+        self._container: Any = None
+        self._stream: Any = None
+        self._ticks, self._stamp_ns = 0, 0
 
     def write(self, result: FrameResult) -> None:
-        image = draw_overlay(result, self.COLOUR_BGR, self.TINT)
-        if self._video is None:
-            self._video = self._open(image.shape[1], image.shape[0])
-        self._video.write(image)
-
-    def _open(self, width: int, height: int) -> cv2.VideoWriter:
-        video = cv2.VideoWriter(str(self._path), cv2.VideoWriter_fourcc(*"mp4v"), self._rate, (width, height))
-        if not video.isOpened():
-            raise WriteError(f"cannot write '{self._path}': OpenCV has no MP4 encoder here; leave the video out")
-        return video
+        image = _even(draw_overlay(result, self.COLOUR_BGR, self.TINT))
+        if self._container is None:
+            self._open(image.shape[1], image.shape[0])
+        else:
+            self._ticks += self._gap(result.frame.stamp_ns - self._stamp_ns)
+        self._stamp_ns = result.frame.stamp_ns
+        picture = self._av.VideoFrame.from_ndarray(image, format="bgr24")
+        picture.pts, picture.time_base = self._ticks, Fraction(1, self.TICKS)
+        self._mux(picture)
 
     def close(self) -> None:
-        if self._video is not None:
-            self._video.release()
+        if self._container is None:
+            return
+        try:
+            self._mux(None)
+        finally:
+            container, self._container = self._container, None
+            container.close()
+            self._record(self._path, True)
+
+    def _open(self, width: int, height: int) -> None:
+        ticks = Fraction(1, self.TICKS)
+        try:
+            container = self._av.open(f"file:{self._path}", "w", format="mp4")
+            rate = Fraction(self._rate).limit_denominator(1001)
+            self._stream = container.add_stream("libx264", rate=rate, options=self.ENCODER)
+            self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+            self._stream.time_base = self._stream.codec_context.time_base = ticks
+            container.start_encoding()  # makes the file, which else comes with the first packet
+        except (self._av.error.FFmpegError, OSError) as error:
+            raise WriteError(f"cannot write '{self._path}': {words(error)}") from error
+        self._container = container
+        self._record(self._path, False)
+
+    def _gap(self, nanoseconds: int) -> int:
+        """Ticks until the next picture, at least one."""
+        if not 0 < nanoseconds <= self.PAUSE * 1e9:
+            nanoseconds = round(1e9 / self._rate)
+        return max(1, round(nanoseconds * self.TICKS / 1e9))
+
+    def _mux(self, picture: Any) -> None:
+        try:
+            for packet in self._stream.encode(picture):
+                self._container.mux(packet)
+        except self._av.error.FFmpegError as error:
+            raise WriteError(f"cannot write '{self._path}': {words(error)}") from error
+
+
+def _even(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
+    if height % 2 or width % 2:
+        image = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+    return image
 
 
 def draw_overlay(result: FrameResult, colour_bgr: tuple[int, int, int], tint: float) -> np.ndarray:

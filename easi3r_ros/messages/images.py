@@ -259,7 +259,7 @@ def rgb_from_compressed(message: Any) -> np.ndarray:
     if encoding:
         require_colour(encoding)
     data = _bytes(message.data)
-    _require_complete(data.tobytes(), message.format)
+    require_complete(data.tobytes(), f"compressed image (format '{message.format}')")
     # A mask must fit the pixels as the sensor sent them, so an EXIF orientation is not applied.
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     try:
@@ -274,6 +274,17 @@ def rgb_from_compressed(message: Any) -> np.ndarray:
     if "compressed rgb" in codec:
         return to_8bit(np.ascontiguousarray(image))
     return to_8bit(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+
+
+def require_complete(data: bytes, what: str) -> None:
+    """Raises ConversionError if a JPEG or PNG ends early: OpenCV would fill what is missing with grey.
+
+    what: names the image, for the message.
+    """
+    for magic, pixels, end in _CODEC_MARKERS:
+        # The end must come after the last pixels; an embedded thumbnail has an end of its own before them.
+        if data.startswith(magic) and data.rfind(end) <= data.rfind(pixels):
+            raise ConversionError(f"{what} is truncated: it ends after {len(data)} bytes")
 
 
 @dataclass(frozen=True)
@@ -318,11 +329,3 @@ def _bytes(data: Any) -> np.ndarray:
         return np.frombuffer(data, np.uint8)
     except (TypeError, ValueError):
         return np.asarray(data, np.uint8)
-
-
-def _require_complete(data: bytes, name: str) -> None:
-    """Raises ConversionError if a JPEG or PNG ends early: OpenCV would fill what is missing with grey."""
-    for magic, pixels, end in _CODEC_MARKERS:
-        # The end must come after the last pixels; an embedded thumbnail has an end of its own before them.
-        if data.startswith(magic) and data.rfind(end) <= data.rfind(pixels):
-            raise ConversionError(f"compressed image (format '{name}') is truncated: it ends after {len(data)} bytes")

@@ -12,6 +12,7 @@ from typing import Any
 
 import rclpy
 from rclpy.duration import Duration
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -19,7 +20,7 @@ from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 
 from easi3r_ros.messages.conversions import time_message
-from easi3r_ros.messages.schedule import TimedMessage, paced
+from easi3r_ros.messages.schedule import TimedMessage, destinations, paced
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class PlayOptions:
     clock: bool = False  # publish the recorded time on /clock, for nodes with use_sim_time
     reliable: bool = True  # fits every subscriber and loses nothing; False: best effort, as camera drivers do
     wait: float = 0.0  # seconds to wait for a subscriber; 0: start at once
-    remap: Mapping[str, str] = field(default_factory=dict)  # recorded topic -> topic to publish on
+    remap: Mapping[str, str] = field(default_factory=dict)  # recorded topic -> topic to publish on; see destinations()
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,11 @@ def play(
     """Publish all messages.
 
     topics: recorded topic -> type, such as sensor_msgs/msg/Image; one whose type is not installed is left out with a
-    warning. latched: the topics that are kept for who subscribes later. Raises PlayError.
+    warning. latched: the topics that are kept for who subscribes later. Raises PlayError and RemapError.
     """
     context = rclpy.Context()
-    rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
+    # args: without them rclpy reads the command line of whoever calls.
+    rclpy.init(args=[], context=context, signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("easi3r_player", context=context, start_parameter_services=False)
     try:
         return _Player(node, topics, options, latched).run(messages)
@@ -93,25 +95,34 @@ class _Player:
         seconds = time.monotonic() - start
         return PlayReport(dict(self._sent), seconds, self._latest, self._all_acknowledged())
 
-    def _make_publishers(self, node: Node, topics: Mapping[str, str], latched: Collection[str]) -> dict[str, Publisher]:
+    def _make_publishers(
+        self, node: Node, topics: Mapping[str, str], latched: Collection[str]
+    ) -> dict[str, list[Publisher]]:
         usual = RELIABLE if self._options.reliable else BEST_EFFORT
-        publishers = {}
+        places, publishers = destinations(topics, self._options.remap), {}
         for topic, name in topics.items():
             message_class = find_class(name)
             if message_class is None:
                 log.warning("'%s' is left out: its type %s is not installed", topic, name)
-            else:
-                qos = LATCHED if topic in latched else usual
-                publishers[topic] = node.create_publisher(message_class, self._options.remap.get(topic, topic), qos)
+                continue
+            qos = LATCHED if topic in latched else usual
+            try:
+                publishers[topic] = [node.create_publisher(message_class, place, qos) for place in places[topic]]
+            except InvalidTopicNameException as error:
+                raise PlayError(f"'{topic}' cannot be published: {error}") from error
         if not publishers:
             raise PlayError("nothing to play: none of the message types is installed")
         return publishers
 
+    @property
+    def _all_publishers(self) -> list[Publisher]:
+        return [publisher for publishers in self._publishers.values() for publisher in publishers]
+
     def _wait_for_subscriber(self) -> None:
         deadline = time.monotonic() + self._options.wait
-        while not any(publisher.get_subscription_count() for publisher in self._publishers.values()):
+        while not any(publisher.get_subscription_count() for publisher in self._all_publishers):
             if time.monotonic() > deadline:
-                names = ", ".join(publisher.topic_name for publisher in self._publishers.values())
+                names = ", ".join(publisher.topic_name for publisher in self._all_publishers)
                 raise PlayError(
                     f"nobody subscribed to {names} within {self._options.wait:g} s: is the other node running, with "
                     "the same ROS_DOMAIN_ID, and does it listen to these topics?"
@@ -122,9 +133,9 @@ class _Player:
     def _play_once(self, messages: Iterable[TimedMessage]) -> None:
         playable = (message for message in messages if message.topic in self._publishers)
         for message, late in paced(playable, self._options.rate, self._publish_clock if self._clock else None):
-            publisher = self._publishers[message.topic]
-            publisher.publish(message.data)
-            self._sent[publisher.topic_name] += 1
+            for publisher in self._publishers[message.topic]:
+                publisher.publish(message.data)
+                self._sent[publisher.topic_name] += 1
             self._latest = max(self._latest, late)
 
     def _publish_clock(self, time_ns: int) -> None:
@@ -133,7 +144,7 @@ class _Player:
     def _all_acknowledged(self) -> bool:
         """Leaving earlier would take away what is still on its way."""
         patience = Duration(seconds=ACK_SECONDS)
-        return not self._options.reliable or all(p.wait_for_all_acked(patience) for p in self._publishers.values())
+        return not self._options.reliable or all(p.wait_for_all_acked(patience) for p in self._all_publishers)
 
 
 def find_class(name: str) -> Any | None:

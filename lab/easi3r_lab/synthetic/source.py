@@ -11,7 +11,7 @@ from pathlib import Path
 from easi3r_lab.synthetic import iter_frames
 from easi3r_lab.synthetic.presets import PRESETS
 from easi3r_ros.core.types import Frame
-from easi3r_ros.io.sources import CameraProperties, FrameSource, SourceError, stamp_at
+from easi3r_ros.io.sources import CameraProperties, FrameSource, SourceError, checked_rate, stamp_at
 
 SCHEME = "synthetic"
 DEFAULT_RATE = 15.0
@@ -21,6 +21,8 @@ _FRAMES = 90
 class SyntheticSource(FrameSource):
     """Frames with their true K; each is rendered when it is first wanted, and kept (20 MB in all)."""
 
+    made_on_demand = True
+
     def __init__(self, name: str, rate: float | None = None, frame_id: str = CameraProperties.frame_id):
         """name: PRESET or PRESET:SEED. Raises SourceError for an unknown preset or a seed that is none."""
         self.path = Path(f"{SCHEME}:{name}")
@@ -29,9 +31,7 @@ class SyntheticSource(FrameSource):
             raise SourceError(f"'{self.path}': there is no preset '{preset}'; choose one of {', '.join(PRESETS)}")
         if seed and not seed.isdecimal():
             raise SourceError(f"'{self.path}': the seed '{seed}' must be a whole number, such as {SCHEME}:{preset}:1")
-        self._rate, self._frame_id = DEFAULT_RATE if rate is None else rate, frame_id
-        if not self._rate > 0:
-            raise SourceError(f"the frame rate must be positive, got {rate}")
+        self._rate, self._frame_id = checked_rate(DEFAULT_RATE if rate is None else rate), frame_id
         self._coming = iter_frames(preset, int(seed or 0), _FRAMES, rate=self._rate)
         self._frames: list[Frame] = []
 
@@ -51,11 +51,10 @@ class SyntheticSource(FrameSource):
                 self._frames.append(Frame(index, stamp, self._frame_id, picture.image, picture.view.K))
             yield self._frames[index]
 
-    def prepare(self, progress: Callable[[int], None] | None = None) -> None:
-        """Render every frame, which is slower than the clip's rate."""
-        for frame in self:
-            if progress is not None:
-                progress(frame.index + 1)
+    def prepare(self, on_frame: Callable[[], None] = lambda: None) -> None:
+        """As the base class."""
+        for _ in self:
+            on_frame()
 
     def close(self) -> None:
         self._frames.clear()

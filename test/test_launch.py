@@ -1,0 +1,231 @@
+"""The launch files against a stand-in for launch: which node they act on, and how a launch ends."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import helpers_launch
+import pytest
+import yaml
+from helpers_launch import FakeLaunch
+
+LAUNCH = Path(__file__).resolve().parents[1] / "launch"
+CONFIGURE, ACTIVATE = 1, 3
+
+
+@pytest.fixture
+def bag(tmp_path) -> str:
+    (tmp_path / "bag").mkdir()
+    return str(tmp_path / "bag")
+
+
+@pytest.fixture
+def started(monkeypatch, bag, tmp_path):
+    """(launch, module of rosbag.launch.py); ros2 bag is installed."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    launch = FakeLaunch()
+    helpers_launch.install(monkeypatch, launch, ros2bag=True)
+    return launch, helpers_launch.load(LAUNCH / "rosbag.launch.py")
+
+
+def include(started, **values) -> FakeLaunch:
+    launch, module = started
+    launch.include(module.generate_launch_description(), **values)
+    return launch
+
+
+def activate(launch: FakeLaunch, node) -> None:
+    launch.transition(node, "configuring", "inactive")
+    launch.transition(node, "activating", "active")
+
+
+def status(received: int, processed: int, latency_ms: float = 100.0):
+    return SimpleNamespace(
+        frames_received=received, frames_processed=processed, frames_dropped=0, processing_latency_ms=latency_ms
+    )
+
+
+def test_only_its_own_node_is_configured_and_activated(started, bag):
+    launch = include(started, bag=bag, namespace="left")
+    stranger = helpers_launch.LifecycleNode(name="lidar", namespace="", on_exit=None)
+    launch.run([stranger])
+    include(started, bag=bag, namespace="right")
+    left, _, right = launch.nodes
+    assert (left.node_name, right.node_name) == ("/left/easi3r", "/right/easi3r")
+    assert left.transitions == right.transitions == [CONFIGURE]
+    launch.transition(stranger, "configuring", "inactive")
+    launch.transition(stranger, "activating", "active")
+    assert not launch.processes and left.transitions == [CONFIGURE]
+    activate(launch, left)
+    assert left.transitions == [CONFIGURE, ACTIVATE] and right.transitions == [CONFIGURE]
+    assert stranger.transitions == [] and len(launch.processes) == 1
+    assert left.rest["parameters"][1] == {"use_sim_time": True, "autostart": False}
+
+
+def test_a_player_gets_the_arguments_of_its_own_include(started, bag, tmp_path):
+    """Includes without a scope overwrite each other's arguments before the first node is active."""
+    (tmp_path / "other").mkdir()
+    launch = include(started, bag=bag, rate="2.0", image="cam/image", namespace="left")
+    include(started, bag=str(tmp_path / "other"), rate="0.5", image="/rear/image", namespace="right")
+    for node in launch.nodes:
+        activate(launch, node)
+    first, second = (process.cmd for process in launch.processes)
+    assert first[:4] == ["ros2", "bag", "play", bag] and first[first.index("--rate") + 1] == "2.0"
+    assert second[3] == str(tmp_path / "other") and second[second.index("--rate") + 1] == "0.5"
+    qos = [yaml.safe_load(Path(command[-1]).read_text()) for command in (first, second)]
+    assert set(qos[0]) == {"/left/cam/image", "/left/cam/image/compressed"}
+    assert set(qos[1]) == {"/rear/image", "/rear/image/compressed"}
+
+
+def test_a_pushed_namespace_counts(started, bag):
+    launch = started[0]
+    launch.pushed_namespace = "/robot"
+    include(started, bag=bag, image="image")
+    activate(launch, launch.nodes[0])
+    assert set(yaml.safe_load(Path(launch.processes[0].cmd[-1]).read_text())) == {
+        "/robot/image",
+        "/robot/image/compressed",
+    }
+    assert launch.subscriptions[0][0] == "/robot/easi3r/status"
+
+
+@pytest.mark.parametrize("end", ["player", "shutdown"])
+def test_nothing_is_left_behind(started, bag, tmp_path, end):
+    launch = include(started, bag=bag)
+    activate(launch, launch.nodes[0])
+    before = set(tmp_path.iterdir())
+    assert len(before) == 2  # the bag and the file for the player
+    if end == "player":
+        launch.exits(launch.processes[0], 0)
+    else:
+        launch.shut_down()
+        launch.exits(launch.processes[0], -2)
+    assert [path.name for path in tmp_path.iterdir()] == ["bag"] and not launch.reasons
+
+
+def test_a_bag_that_is_not_there_ends_the_launch_at_once(started, tmp_path):
+    with pytest.raises(RuntimeError, match=r"there is no bag '.*nothing': bag:= names the folder"):
+        include(started, bag=str(tmp_path / "nothing"))
+    assert not started[0].nodes
+
+
+def test_a_home_folder_is_found(started, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    launch = include(started, bag="~/bag")  # the shell leaves this as it is after :=
+    activate(launch, launch.nodes[0])
+    assert launch.processes[0].cmd[3] == str(tmp_path / "bag")
+
+
+def test_a_player_that_fails_ends_the_launch_with_its_reason(started, bag):
+    launch = include(started, bag=bag)
+    activate(launch, launch.nodes[0])
+    with pytest.raises(RuntimeError, match=f"the player of '{bag}' failed with exit status 3"):
+        launch.exits(launch.processes[0], 3)
+
+
+@pytest.mark.parametrize(
+    "begun, reached",
+    [("configuring", "unconfigured"), ("configuring", "errorprocessing"), ("activating", "inactive")],
+)
+def test_a_node_that_cannot_start_ends_the_launch(started, bag, begun, reached):
+    launch = include(started, bag=bag)
+    with pytest.raises(RuntimeError, match="is not played: the node could not start"):
+        launch.transition(launch.nodes[0], begun, reached)
+
+
+def played(started, bag, monkeypatch, **values):
+    """(launch, clock, callback of the status) with the player's end just reached."""
+    launch = include(started, bag=bag, **values)
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(started[1].time, "monotonic", lambda: clock.now)
+    activate(launch, launch.nodes[0])
+    callback = launch.subscriptions[0][1]
+    return launch, clock, callback
+
+
+def test_the_end_waits_for_what_the_node_still_has_to_do(started, bag, monkeypatch):
+    launch, clock, came = played(started, bag, monkeypatch)
+    came(status(6, 2))
+    launch.exits(launch.processes[0], 0)
+    for processed in range(3, 7):  # two seconds each, long after the player ended
+        for _ in range(2):
+            clock.now += 1.0
+            launch.time_passes()
+        assert launch.timers, "given up although images wait"
+        came(status(6, processed, latency_ms=2000.0))
+    clock.now += 6.0
+    launch.time_passes()
+    assert launch.timers  # another image might be in hand for as long as the last one
+    clock.now += 2.0
+    launch.time_passes()
+    assert not launch.timers and "the node is done: 5 results" in launch.log[-1]
+    assert not launch.reasons  # its own node was stopped, the rest of the launch goes on
+
+
+def test_the_end_of_the_node_itself_still_ends_the_launch(started, bag):
+    launch = include(started, bag=bag)
+    launch.exits(launch.nodes[0], 1)
+    assert launch.reasons == ["the node ended"]
+
+
+def test_images_that_fail_do_not_hold_the_end_up_for_ever(started, bag, monkeypatch):
+    launch, clock, came = played(started, bag, monkeypatch)
+    came(status(6, 5))  # the sixth one failed, which no status says
+    launch.exits(launch.processes[0], 0)
+    for _ in range(30):
+        clock.now += 1.0
+        launch.time_passes()
+    assert not launch.timers
+
+
+def test_a_wrong_topic_is_named_at_the_end(started, bag, monkeypatch):
+    launch, clock, _ = played(started, bag, monkeypatch, image="/wrong")
+    launch.exits(launch.processes[0], 0)
+    for _ in range(20):
+        clock.now += 1.0
+        launch.time_passes()
+    assert "the node gave no result: is '/wrong' the topic of images" in launch.log[-1]
+
+
+@pytest.mark.parametrize("returncode, words", [(0, "is over. The node runs on"), (1, "failed with exit status 1")])
+def test_the_node_runs_on_where_that_is_asked_for(started, bag, returncode, words):
+    launch = include(started, bag=bag, exit_at_end="false")
+    activate(launch, launch.nodes[0])
+    launch.exits(launch.processes[0], returncode)
+    assert words in launch.log[-1] and not launch.timers and not launch.reasons
+
+
+def test_activating_again_plays_nothing_again(started, bag):
+    launch = include(started, bag=bag)
+    activate(launch, launch.nodes[0])
+    launch.transition(launch.nodes[0], "activating", "active")
+    assert len(launch.processes) == 1
+
+
+def test_without_ros2_bag_our_own_player_plays(monkeypatch, bag):
+    launch = FakeLaunch()
+    helpers_launch.install(monkeypatch, launch, ros2bag=False)
+    include((launch, helpers_launch.load(LAUNCH / "rosbag.launch.py")), bag=bag)
+    activate(launch, launch.nodes[0])
+    assert launch.processes[0].cmd[:3] == ["easi3r_ros/easi3r", "play", bag]
+
+
+def test_the_camera_s_launch_starts_one_node(monkeypatch):
+    launch = FakeLaunch()
+    helpers_launch.install(monkeypatch, launch, ros2bag=True)
+    description = helpers_launch.load(LAUNCH / "camera.launch.py").generate_launch_description()
+    launch.include(description, image="/cam/image_rect", autostart="false", device="cpu")
+    (node,) = launch.nodes
+    assert node.rest["parameters"][1] == {"backbone.device": "cpu", "use_sim_time": False, "autostart": False}
+    assert ("camera_info", "/cam/camera_info") in node.rest["remappings"]
+    launch.exits(node, 0)
+    assert launch.reasons == ["the node ended"]
+
+
+@pytest.mark.parametrize("name", ["camera", "rosbag"])
+def test_every_argument_is_explained(monkeypatch, name):
+    helpers_launch.install(monkeypatch, FakeLaunch(), ros2bag=True)
+    description = helpers_launch.load(LAUNCH / f"{name}.launch.py").generate_launch_description()
+    declared = [item for item in description.entities if isinstance(item, helpers_launch.DeclareLaunchArgument)]
+    assert all(argument.description for argument in declared)
+    assert {"image", "namespace", "params_file"} <= {argument.name for argument in declared}
+    assert ({"bag", "rate", "exit_at_end"} <= {argument.name for argument in declared}) == (name == "rosbag")
