@@ -126,6 +126,7 @@ class TrajectoryWriter(ResultWriter):
         self._file = path.open("w", encoding="ascii")
         self._file.write("# stamp[s] tx ty tz qx qy qz qw\n")
         self._file.flush()
+        self._world: int | None = None
         record(path, False)
 
     def write(self, result: FrameResult) -> None:
