@@ -13,10 +13,11 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-from easi3r_lab.cli import bench, demo, evaluate, train, verify
+from easi3r_lab.cli import bench as lab_bench
+from easi3r_lab.cli import demo, evaluate, train, verify
 
 from easi3r_ros import __version__
-from easi3r_ros.cli import doctor, play, run, weights
+from easi3r_ros.cli import bench, doctor, play, run, weights
 from easi3r_ros.core.config import ConfigError
 
 USER_ERROR = 2
@@ -45,7 +46,8 @@ app.command()(run.run)
 app.command()(play.play)
 app.command()(verify.verify)
 app.add_typer(weights.app, name="weights")
-app.add_typer(bench.app, name="bench")
+app.command()(bench.bench)
+app.add_typer(lab_bench.app, name="lab-bench")
 app.add_typer(evaluate.app, name="eval")
 app.command()(demo.demo)
 app.command()(train.train)
