@@ -146,3 +146,59 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_read(device):
 def test_the_network_is_not_copied():
     network = generated_network(SMALL_LINEAR)
     assert Dust3rBackbone(network, BackboneConfig(device="cpu")).network is network
+
+
+def test_pointmaps_asked_for_later_are_those_of_decode(backbone, features):
+    pairs = [(features[a], features[b]) for a, b in ((0, 1), (1, 0), (1, 2), (2, 0), (0, 2))]
+    masks = {0: left_half(), 1: ~left_half(), 2: left_half()}
+    for given in (None, masks):
+        attended = backbone.attend(pairs, given)
+        assert not any(hasattr(answer, "points_a") for answer in attended)
+        some = backbone.pointmaps([attended[i] for i in (3, 0, 2)])  # across batches, in another order
+        for i, answer in zip((3, 0, 2), some, strict=True):
+            (whole,) = backbone.decode([pairs[i]], given)
+            assert answer.edge == whole.edge
+            assert all(torch.allclose(x, y, atol=1e-5) for x, y in zip(answers(answer), answers(whole), strict=True))
+        assert backbone.pointmaps(some)[1] is some[1]
+
+
+def test_the_second_pass_decodes_only_the_pairs_that_it_changes(backbone, features, monkeypatch):
+    nothing, everything = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool), torch.ones(HEIGHT, WIDTH, dtype=torch.bool)
+    pairs = [(features[a], features[b]) for a, b in ((0, 1), (1, 0), (2, 0), (0, 2), (1, 2))]
+    first = backbone.attend(pairs)
+    masks = {0: left_half(), 1: nothing, 2: everything}
+    whole = backbone.attend(pairs, masks)
+    decoded = []
+    decode_batch = backbone._decode_batch
+    monkeypatch.setattr(
+        backbone, "_decode_batch", lambda some, given: decoded.extend(some) or decode_batch(some, given)
+    )
+    again = backbone.attend(pairs, masks, first)
+    assert [(a.index, b.index) for a, b in decoded] == [(1, 0), (0, 2), (1, 2)]
+    assert [answer is earlier for answer, earlier in zip(again, first, strict=True)] == [
+        True,
+        False,
+        True,
+        False,
+        False,
+    ]
+    for ours, reference in zip(backbone.pointmaps(again), backbone.pointmaps(whole), strict=True):
+        assert ours.edge == reference.edge
+        assert all(torch.allclose(x, y, atol=1e-5) for x, y in zip(answers(ours), answers(reference), strict=True))
+
+
+def test_masks_that_change_no_pair_leave_the_first_pass_as_it_is(backbone, features):
+    nothing = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
+    pairs = [(features[0], features[1])]
+    first = backbone.attend(pairs)
+    for masks in ({}, {1: left_half()}, {0: left_half(), 1: nothing}, {0: ~nothing, 1: left_half()}):
+        assert backbone.attend(pairs, masks, first) is first
+
+
+def test_warming_up_finds_a_network_whose_answers_are_no_numbers():
+    backbone = small_backbone()
+    backbone.warm_up((48, 80), 4, True)
+    with torch.no_grad():
+        backbone.network.dec_norm.weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="no numbers"):
+        backbone.warm_up((48, 80), 4, True)

@@ -40,3 +40,13 @@ def test_aliases_share_the_first_name():
         == "downstream_head1.dpt.scratch.layer1_rn.weight"
     )
     assert canonical_name("downstream_head1.dpt.scratch.layer1_rn.weight").endswith("layer1_rn.weight")
+
+
+def test_random_networks_have_the_spread_of_generated_ones_and_repeat():
+    ours, again = (random_network(SMALL, torch.device("cpu")).state_dict() for _ in range(2))
+    reference = generated_network(SMALL).state_dict()
+    for name, values in reference.items():
+        assert torch.equal(ours[name], again[name])
+        if values.numel() > 500:
+            assert ours[name].std() == pytest.approx(float(values.std()), rel=0.2)
+            assert ours[name].mean() == pytest.approx(float(values.mean()), abs=0.2 * float(values.std()))

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from easi3r_ros import __version__
-from easi3r_ros.cli import doctor, play, run, weights
+from easi3r_ros.cli import bench, doctor, play, run, weights
 from easi3r_ros.core.config import ConfigError
 from easi3r_ros.libraries import explained
 
@@ -117,6 +117,7 @@ app = new_app(
 app.command()(run.run)
 app.command()(play.play)
 app.add_typer(weights.app, name="weights")
+app.command()(bench.bench)
 app.command()(doctor.doctor)
 
 

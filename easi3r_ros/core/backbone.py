@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from easi3r_ros.core.config import BackboneConfig, ConfigError
-from easi3r_ros.core.types import Features, InputSpec, NetworkInput, PairGeometry, Partners
+from easi3r_ros.core.types import Features, InputSpec, NetworkInput, PairAnswer, PairGeometry, Partners
 
 
 class Backbone(ABC):
@@ -39,6 +39,28 @@ class Backbone(ABC):
         masks: frame index -> (h, w) bool, True on moving content; the second pass (eq. 10), in which moving content
             must not influence the static scene. None: the first pass.
         """
+
+    def attend(
+        self,
+        pairs: Sequence[tuple[Features, Features]],
+        masks: Mapping[int, torch.Tensor] | None = None,
+        earlier: Sequence[PairAnswer] = (),
+    ) -> Sequence[PairAnswer]:
+        """As `decode`, but pointmaps may be left for later: `pointmaps` adds them.
+
+        earlier: answers of the first pass, which stand for pairs that the masks do not change. If they change none,
+        the answer is `earlier` itself.
+        """
+        if earlier and not any(bool(mask.any()) for mask in (masks or {}).values()):
+            return earlier
+        return self.decode(pairs, masks)
+
+    def pointmaps(self, answers: Sequence[PairAnswer]) -> list[PairGeometry]:
+        """The answers of `attend`, complete, in their order; those that were complete are the same objects."""
+        return list(answers)
+
+    def warm_up(self, size: tuple[int, int], pairs: int, second_pass: bool) -> None:  # noqa: B027 nothing to do is fine
+        """Do once what the first frames would have to wait for. size: (h, w) of the network image; pairs: per frame."""
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:

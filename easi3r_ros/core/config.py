@@ -47,8 +47,13 @@ class BackboneConfig:
     device: str = setting("auto", "auto: the first CUDA device if there is one, else cpu.")
     dtype: str = setting(
         "auto",
-        "Precision of encoder and decoder; auto: bfloat16 on CUDA, float32 on CPU. Heads always run in float32.",
+        "Precision of encoder and decoder; auto: bfloat16 on CUDA, float32 on CPU.",
         choices=("auto", "float32", "bfloat16", "float16"),
+    )
+    heads: str = setting(
+        "auto",
+        "Precision of the heads, which make the pointmaps; auto: float32 as published.",
+        choices=("auto", "float32", "bfloat16"),
     )
     horizontal_fov: float = setting(
         60.0,
@@ -56,7 +61,9 @@ class BackboneConfig:
         low=10.0,
         high=150.0,
     )
-    batch_size: int = setting(4, "Pairs decoded at once; bounds the peak memory.", low=1, high=64)
+    batch_size: int = setting(
+        0, "Pairs decoded at once; bounds the peak memory. 0: 4 on a CPU, all of a frame's on a GPU.", low=0, high=64
+    )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,6 +15,7 @@ from easi3r_ros.core.alignment.whole import PairJournal
 from easi3r_ros.core.backbone import Backbone, build_backbone
 from easi3r_ros.core.clouds import standing_depth
 from easi3r_ros.core.config import PipelineConfig
+from easi3r_ros.core.engine import masks_on_host, pairs_on_host
 from easi3r_ros.core.motion import MotionCue, MotionMeter, build_cue
 from easi3r_ros.core.preprocess import camera_intrinsics, prepare, to_camera
 from easi3r_ros.core.types import (
@@ -23,6 +24,7 @@ from easi3r_ros.core.types import (
     FrameResult,
     MotionEstimate,
     NetworkInput,
+    PairAnswer,
     PairGeometry,
     Partners,
     TrackingState,
@@ -39,6 +41,8 @@ class FrameSizeChanged(ValueError):
 class Pipeline:
     """Frames in, one result per frame out, in order, from the first frame on. Not thread-safe."""
 
+    stopwatch: Callable[[], StopWatch]  # makes the one of each frame
+
     def __init__(self, config: PipelineConfig, backbone: Backbone | None = None, journal: PairJournal | None = None):
         """journal: keeps pairs for `align_globally`. Raises ConfigError or CheckpointError (see `build_backbone`)."""
         self.config = config
@@ -52,6 +56,7 @@ class Pipeline:
         self._journal = journal
         self._world = 0
         self._size: tuple[int, ...] | None = None
+        self.stopwatch = StopWatch
 
     def reset(self) -> None:
         """Forget all frames and start a new world."""
@@ -73,23 +78,27 @@ class Pipeline:
     def push(self, frame: Frame) -> FrameResult:
         """Everything known about `frame` now. Raises FrameSizeChanged, and ValueError for an unusable image."""
         self._check_size(frame)
-        watch = StopWatch()
+        watch = self.stopwatch()
         with watch("preprocess"):
             image = prepare(frame, self.backbone.input_spec, self.config.preprocess)
         with watch("encode"):
             features = self.backbone.encode(image)
             self._window.add(features)
         with watch("decode"):
-            geometry = self._decode()
+            first = self._decode()
         with watch("motion"):
-            motion = self._find_motion(geometry)
+            answers, motion = self._find_motion(first)
         masks = {index: estimate.mask for index, estimate in motion.items()}
-        if self.config.motion.second_pass and any(bool(mask.any()) for mask in masks.values()):
+        if self.config.motion.second_pass and masks:
             with watch("decode_masked"):
-                geometry = self._decode(masks)
-            with watch("motion_masked"):
-                motion = self._find_motion(geometry, masks)
-            masks = {index: estimate.mask for index, estimate in motion.items()}
+                again = self._decode(masks, first)
+            if again is not first:
+                with watch("motion_masked"):
+                    answers, motion = self._find_motion(again, masks)
+                masks = {index: estimate.mask for index, estimate in motion.items()}
+        with watch("pointmaps"):
+            geometry = pairs_on_host(self.backbone.pointmaps(answers))
+            masks = masks_on_host(masks)
         with watch("alignment"):
             aligned = self._aligner.update(frame.index, geometry, masks, image.K, image.image.shape[:2])
         self._take_note(aligned)
@@ -99,17 +108,19 @@ class Pipeline:
         with watch("output"):
             return self._result(image, motion.get(frame.index), aligned, watch)
 
-    def _decode(self, masks: dict[int, torch.Tensor] | None = None) -> list[PairGeometry]:
-        """The newest frame's pairs. A GPU that runs out of memory gets fewer of them from then on."""
+    def _decode(
+        self, masks: dict[int, torch.Tensor] | None = None, earlier: Sequence[PairAnswer] = ()
+    ) -> Sequence[PairAnswer]:
+        """The newest frame's pairs, see `Backbone.attend`. A GPU out of memory gets fewer of them from then on."""
         while True:
             pairs = self._window.new_pairs(self._partners)
             try:
-                geometry = self.backbone.decode(pairs, masks) if pairs else []
+                answers = self.backbone.attend(pairs, masks, earlier) if pairs else []
             except torch.cuda.OutOfMemoryError:
                 if not self._use_fewer_pairs():
                     raise
                 continue
-            return geometry
+            return answers
 
     def _take_note(self, aligned: AlignedFrame) -> None:
         """What a frame's place in the world means for those that follow."""
@@ -123,13 +134,18 @@ class Pipeline:
             )
 
     def _find_motion(
-        self, geometry: list[PairGeometry], masks: dict[int, torch.Tensor] | None = None
-    ) -> dict[int, MotionEstimate]:
-        """In the frames of the window, by index, now that the newest frame's pairs are decoded."""
+        self, answers: Sequence[PairAnswer], masks: dict[int, torch.Tensor] | None = None
+    ) -> tuple[Sequence[PairAnswer], dict[int, MotionEstimate]]:
+        """The pairs, with motion measured where the cue needs it, and the motion in the frames of the window, by index.
+
+        Pointmaps are made for the pairs that are measured, and no others.
+        """
         if self._cue.needs_motion:
-            geometry = self._meter.complete(self._window.features, geometry, masks)
-        self._window.record(geometry)
-        return self._cue.estimate(self._window.features, self._window.evidence)
+            measured = self._meter.measurable(self._window.features, answers)
+            made = pairs_on_host(self.backbone.pointmaps([answer for answer in answers if answer.edge in measured]))
+            answers = self._meter.complete(self._window.features, with_pointmaps(answers, made), masks)
+        self._window.record(answers)
+        return answers, self._cue.estimate(self._window.features, self._window.evidence)
 
     def _build_cue(self, config: PipelineConfig) -> MotionCue:
         return build_cue(config.motion, self.backbone.has_attention)
@@ -200,6 +216,12 @@ class StopWatch:
             yield
         finally:
             self.milliseconds[stage] = (time.perf_counter() - start) * 1e3
+
+
+def with_pointmaps(answers: Sequence[PairAnswer], made: Sequence[PairGeometry]) -> list[PairAnswer]:
+    """The answers, in their order, where those of which the pointmaps were made take the place of the others."""
+    complete = {pair.edge: pair for pair in made}
+    return [complete.get(answer.edge, answer) for answer in answers]
 
 
 def _wxh(shape: tuple[int, ...]) -> str:

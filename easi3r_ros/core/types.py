@@ -134,6 +134,23 @@ class PairGeometry:
 
 
 @dataclass(frozen=True)
+class DecodedPair:
+    """An ordered pair of which only the evidence is known: its pointmaps cost more and come when they are asked for."""
+
+    a: int  # frame index of the reference view
+    b: int  # frame index of the source view
+    evidence: PairEvidence
+    decoded: object  # what the backbone that made it needs for the pointmaps
+
+    @property
+    def edge(self) -> Edge:
+        return self.a, self.b
+
+
+PairAnswer = PairGeometry | DecodedPair  # see `Backbone.pointmaps`
+
+
+@dataclass(frozen=True)
 class MotionEstimate:
     """What moves in one frame."""
 

@@ -61,6 +61,25 @@ def generated_network(config: NetworkConfig, salt: str = "") -> Dust3rNetwork:
     return network.eval().requires_grad_(False)
 
 
+def random_network(config: NetworkConfig, device: torch.device) -> Dust3rNetwork:
+    """As `generated_network`, with numbers that the device draws itself: seconds, but other numbers on every kind."""
+    with torch.device("meta"):
+        network = Dust3rNetwork(config)
+    network.to_empty(device=device)
+    for name, values in network.state_dict().items():  # without copies: what is written here is the network's
+        generator = torch.Generator(device).manual_seed(zlib.crc32(canonical_name(name).encode()))
+        values.normal_(0, _deviation(name, tuple(values.shape)), generator=generator)
+        if values.dim() == 1 and name.endswith(".weight"):  # LayerNorm scales
+            values.add_(1)
+    return network.eval().requires_grad_(False)
+
+
+def _deviation(name: str, shape: tuple[int, ...]) -> float:
+    if len(shape) < 2:
+        return VECTOR_SCALE
+    return next((gain for text, gain in GAINS if text in name), 1.0) / math.sqrt(math.prod(shape[1:]))
+
+
 def write_generated_checkpoint(config: NetworkConfig, path: Path, salt: str = "") -> None:
     """A .pth file laid out as the published ones. The full-size network takes 2.3 GB of memory and of disk."""
     content = {"args": argparse.Namespace(model=constructor_text(config)), "model": generated_state(config, salt)}

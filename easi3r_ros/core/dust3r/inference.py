@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from easi3r_ros.core.backbone import Backbone
 from easi3r_ros.core.config import BackboneConfig, ConfigError
 from easi3r_ros.core.dust3r.checkpoints import load_network
-from easi3r_ros.core.dust3r.network import Dust3rNetwork
+from easi3r_ros.core.dust3r.network import DecodedPairs, Dust3rNetwork, changed_by_mask
+from easi3r_ros.core.engine import fetch, upload
 from easi3r_ros.core.types import (
+    DecodedPair,
     Features,
+    Frame,
+    ImageTransform,
     InputSpec,
     NetworkInput,
+    PairAnswer,
     PairAttention,
     PairEvidence,
     PairGeometry,
@@ -30,18 +35,37 @@ Pair = tuple[Features, Features]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def normalised_image(image: np.ndarray) -> Tensor:
-    """(h, w, 3) uint8 RGB -> (3, h, w) float32 in [-1, 1]."""
-    return (torch.from_numpy(image).permute(2, 0, 1).float() / 255 - 0.5) / 0.5
+def normalised_image(image: np.ndarray | Tensor) -> Tensor:
+    """(h, w, 3) uint8 RGB -> (3, h, w) float32 in [-1, 1], on the device that the image is on."""
+    return torch.as_tensor(image).permute(2, 0, 1).float().mul_(2 / 255).sub_(1)
 
 
 def token_mask(mask: Tensor, patch_size: int) -> Tensor:
     """Pixel mask (h, w) bool -> (N,) bool: a token is dynamic if any of its pixels is (METHOD 5)."""
-    return F.max_pool2d(mask[None].float(), patch_size).flatten() > 0
+    return token_masks(mask[None], patch_size)[0]
+
+
+def token_masks(masks: Tensor, patch_size: int) -> Tensor:
+    """As `token_mask`, (F, h, w) -> (F, N)."""
+    rows, columns = masks.shape[1] // patch_size, masks.shape[2] // patch_size
+    return masks.view(-1, rows, patch_size, columns, patch_size).any(dim=4).any(dim=2).flatten(1)
+
+
+@dataclass(frozen=True)
+class DecodedRow:
+    """Where a pair's decoder tokens are."""
+
+    batch: DecodedPairs
+    row: int
+
+
+# Pairs at once where the user names no number. CPU: what a batch saves is less than what its memory costs.
+CPU_BATCH, GPU_BATCH = 4, 32
+CPU_HEADS, GPU_HEADS = 1, 5  # pairs whose pointmaps are computed at once
 
 
 class Dust3rBackbone(Backbone):
-    """Answers and statistics are float32 on the CPU; tokens stay on the network's device in its precision."""
+    """Answers and statistics are float32. All tensors stay on the network's device."""
 
     name = "dust3r"
     default_partners = Partners(steps=(1, 3, 5, 7, 9))  # the published video graph (METHOD 6)
@@ -49,20 +73,27 @@ class Dust3rBackbone(Backbone):
 
     def __init__(self, network: Dust3rNetwork, config: BackboneConfig, metric: bool = False):
         """network: float32, on any device; it is moved and cast as `config` says, which needs no second copy."""
-        self._device = _device(config.device)
+        self._device = device_named(config.device)
         self._dtype = _dtype(config.dtype, self._device)
-        self.network = network.to(self._device).cast(self._dtype)
+        on_gpu = self._device.type == "cuda"
+        heads = DTYPES["float32" if config.heads == "auto" else config.heads]
+        self.network = network.to(self._device).cast(self._dtype, heads)
         for head in (network.downstream_head1, network.downstream_head2):
             head.to(memory_format=torch.channels_last)  # convolutions are a seventh faster so
-        self._batch_size = config.batch_size
+        self._batch_size = config.batch_size or (GPU_BATCH if on_gpu else CPU_BATCH)
+        self._heads_at_once = min(self._batch_size, GPU_HEADS if on_gpu else CPU_HEADS)
         self._patch = network.config.patch_size
         self.input_spec = InputSpec(max(network.config.image_size), self._patch, network.config.square)
         self.metric = metric
 
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
     @classmethod
     def from_checkpoint(cls, config: BackboneConfig) -> Dust3rBackbone:
         """Raises CheckpointError, and ConfigError for a device that is not there."""
-        _device(config.device)  # fails before a file of gigabytes is read
+        device_named(config.device)  # fails before a file of gigabytes is read
         network, checkpoint = load_network(config.checkpoint)
         backbone = cls(network, config, checkpoint.metric)
         log.info("%s: %s, %s on %s", checkpoint.path.name, network.config, backbone._dtype, backbone._device)
@@ -74,20 +105,77 @@ class Dust3rBackbone(Backbone):
         height, width = image.image.shape[:2]
         if height % self._patch or width % self._patch:
             raise ValueError(f"a {width} x {height} image does not consist of patches of {self._patch} pixels")
-        tokens = self.network.encode(normalised_image(image.image)[None].to(self._device))[0]
-        if not tokens.isfinite().all():
+        tokens = self.network.encode(normalised_image(upload(image.image, self._device))[None])[0]
+        # Asking makes the host wait for the device; the other precisions reach as far as float32.
+        if self._dtype == torch.float16 and not tokens.isfinite().all():
             raise FloatingPointError(
                 f"the network overflows in {self._dtype}: set backbone.dtype to bfloat16 or float32"
             )
         return Features(image, tokens, (height // self._patch, width // self._patch))
 
-    @torch.no_grad()
     def decode(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor] | None = None) -> list[PairGeometry]:
         """As the base class. As published, a pair is masked only if both of its frames have a mask.
 
         Raises ValueError if the token grids of the frames differ or a mask has another size than its frame.
         """
-        return [answer for batch in self._batches(pairs) for answer in self._decode_batch(batch, masks or {})]
+        # Batch by batch, so that the tokens of one are gone before the next.
+        return [
+            answer
+            for batch in self._batches(pairs)
+            for answer in self.pointmaps(self._decode_batch(batch, masks or {}))
+        ]
+
+    @torch.no_grad()
+    def attend(
+        self,
+        pairs: Sequence[Pair],
+        masks: Mapping[int, Tensor] | None = None,
+        earlier: Sequence[PairAnswer] = (),
+    ) -> Sequence[PairAnswer]:
+        """As the base class, with the errors of `decode`."""
+        if masks is None or not earlier:
+            return [answer for batch in self._batches(pairs) for answer in self._decode_batch(batch, masks or {})]
+        known = {answer.edge: answer for answer in earlier}
+        new = [pair for pair, differs in zip(pairs, self._changed(pairs, masks), strict=True) if differs]
+        new += [pair for pair in pairs if (pair[0].index, pair[1].index) not in known and pair not in new]
+        if not new:
+            return earlier
+        known |= {answer.edge: answer for answer in self.attend(new, masks)}
+        return [known[a.index, b.index] for a, b in pairs]
+
+    @torch.no_grad()
+    def pointmaps(self, answers: Sequence[PairAnswer]) -> list[PairGeometry]:
+        """As the base class."""
+        pending = [answer for answer in answers if isinstance(answer, DecodedPair)]
+        if not pending:
+            return list(answers)
+        decoded = _gathered([answer.decoded for answer in pending])
+        points_a, points_b, conf_a, conf_b = self.network.pointmaps(decoded, self._heads_at_once)
+        complete = {
+            answer.edge: PairGeometry(
+                answer.a, answer.b, points_a[i], points_b[i], conf_a[i], conf_b[i], answer.evidence
+            )
+            for i, answer in enumerate(pending)
+        }
+        return [complete.get(answer.edge, answer) for answer in answers]
+
+    @torch.no_grad()
+    def warm_up(self, size: tuple[int, int], pairs: int, second_pass: bool) -> None:
+        """As the base class. Raises FloatingPointError if the network's answers are no numbers."""
+        image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+        transform = ImageTransform(size[::-1], size[::-1], (0, 0), size[::-1])
+        frames = [self.encode(NetworkInput(Frame(index, index, "", image), image, None, transform)) for index in (0, 1)]
+        given, mask = [tuple(frames)] * pairs, torch.zeros(size, dtype=torch.bool, device=self._device)
+        mask[: size[0] // 2] = True
+        answers = self.attend(given)
+        if second_pass:
+            answers = self.attend(given, {0: mask, 1: mask})
+        answer = self.pointmaps(answers)[0]
+        if not (answer.points_a.isfinite().all() and answer.evidence.attention.source.isfinite().all()):
+            raise FloatingPointError(
+                f"the network's answers are no numbers in {self._dtype}: set backbone.dtype to float32; if that does "
+                "not help, the checkpoint is broken"
+            )
 
     def _batches(self, pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
         if len({features.grid for pair in pairs for features in pair}) > 1:
@@ -95,53 +183,64 @@ class Dust3rBackbone(Backbone):
         for start in range(0, len(pairs), self._batch_size):
             yield pairs[start : start + self._batch_size]
 
-    def _decode_batch(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor]) -> list[PairGeometry]:
+    @torch.no_grad()
+    def _decode_batch(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor]) -> list[DecodedPair]:
         tokens_a, tokens_b = (torch.stack([pair[view].tokens for pair in pairs]) for view in (0, 1))  # (B, N, C)
         decoded = self.network.decode(tokens_a, tokens_b, pairs[0][0].grid, self._token_masks(pairs, masks))
-        points_a, points_b, conf_a, conf_b = (answer.cpu() for answer in self.network.pointmaps(decoded))
-        source, reference = decoded.source.cpu(), decoded.reference.cpu()
         return [
-            PairGeometry(
+            DecodedPair(
                 a=a.index,
                 b=b.index,
-                points_a=points_a[i],
-                points_b=points_b[i],
-                conf_a=conf_a[i],
-                conf_b=conf_b[i],
                 # A copy: evidence outlives the batch, and a view would keep all of it alive.
-                evidence=PairEvidence(PairAttention(source[i].clone(), reference[i].clone())),
+                evidence=PairEvidence(PairAttention(decoded.source[i].clone(), decoded.reference[i].clone())),
+                decoded=DecodedRow(decoded, i),
             )
             for i, (a, b) in enumerate(pairs)
         ]
+
+    def _changed(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor]) -> list[bool]:
+        """Per pair, whether the masks change its answer."""
+        views = self._token_masks(pairs, masks)
+        return [False] * len(pairs) if views is None else fetch(changed_by_mask(*views)).tolist()
 
     def _token_masks(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor]) -> tuple[Tensor, Tensor] | None:
         """Masks (B, N) bool of the views a and b; all static for pairs that stay unmasked."""
         masked = [a.index in masks and b.index in masks for a, b in pairs]
         if not any(masked):
             return None
-        views = []
-        for view in (0, 1):
-            rows = [
-                self._token_mask(pair[view], masks) if use else self._all_static(pair[view])
-                for pair, use in zip(pairs, masked, strict=True)
-            ]
-            views.append(torch.stack(rows).to(self._device))
-        return views[0], views[1]
-
-    def _token_mask(self, features: Features, masks: Mapping[int, Tensor]) -> Tensor:
-        mask = masks[features.index]
-        if tuple(mask.shape) != features.input.image.shape[:2]:
-            raise ValueError(
-                f"mask of frame {features.index} is {tuple(mask.shape)}, not {features.input.image.shape[:2]}"
-            )
-        return token_mask(mask, self._patch)
-
-    @staticmethod
-    def _all_static(features: Features) -> Tensor:
-        return torch.zeros(len(features.tokens), dtype=torch.bool)
+        frames = {features.index: features for pair in pairs for features in pair if features.index in masks}
+        for index, features in frames.items():
+            if tuple(masks[index].shape) != features.input.image.shape[:2]:
+                raise ValueError(
+                    f"mask of frame {index} is {tuple(masks[index].shape)}, not {features.input.image.shape[:2]}"
+                )
+        pixels = upload(torch.stack([masks[index] for index in frames]), self._device)  # (F, h, w)
+        by_frame = dict(zip(frames, token_masks(pixels, self._patch), strict=True))
+        static = torch.zeros(len(pairs[0][0].tokens), dtype=torch.bool, device=self._device)
+        views = (
+            [by_frame[pair[view].index] if use else static for pair, use in zip(pairs, masked, strict=True)]
+            for view in (0, 1)
+        )
+        return tuple(torch.stack(rows) for rows in views)
 
 
-def _device(name: str) -> torch.device:
+def _gathered(rows: Sequence[DecodedRow]) -> DecodedPairs:
+    """Rows of batches as one batch."""
+    batch = rows[0].batch
+    if [row.row for row in rows] == list(range(len(batch.source))) and all(row.batch is batch for row in rows):
+        return batch
+
+    def tokens(tower: str) -> dict[int, Tensor]:
+        layers = getattr(batch, tower)
+        return {layer: torch.stack([getattr(row.batch, tower)[layer][row.row] for row in rows]) for layer in layers}
+
+    source, reference = (
+        torch.stack([getattr(row.batch, name)[row.row] for row in rows]) for name in ("source", "reference")
+    )
+    return DecodedPairs(batch.grid, tokens("tokens_a"), tokens("tokens_b"), source, reference)
+
+
+def device_named(name: str) -> torch.device:
     """Raises ConfigError for a device that does not exist here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

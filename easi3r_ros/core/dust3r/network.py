@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -16,21 +17,25 @@ LAYER_NORM_EPS = 1e-6
 
 @dataclass(frozen=True)
 class RotaryTable:
-    """Cosines and sines of the 2D rotary embedding of one token grid."""
+    """Cosines and sines of the 2D rotary embedding of one token grid, in the precision that queries and keys have."""
 
-    cos: Tensor  # (N, D) float32, D: channels per head
-    sin: Tensor  # (N, D) float32
+    cos: Tensor  # (N, D), D: channels per head
+    sin: Tensor  # (N, D), negative in the first half of each axis
 
     def rotate(self, x: Tensor) -> Tensor:
-        """Rotates queries or keys (B, heads, N, D); the answer is float32 whatever `x` is."""
-        x = x.float()
+        """Rotates queries or keys (B, heads, N, D)."""
         # (..., N, D) -> (..., N, axis y | x, half of the axis, D / 4): each axis rotates its two halves into each other
-        first, second = x.unflatten(-1, (2, 2, -1)).unbind(-2)
-        quarter_turn = torch.stack((-second, first), dim=-2).flatten(-3)  # (..., N, D)
-        return x * self.cos + quarter_turn * self.sin
+        halves_swapped = x.unflatten(-1, (2, 2, -1)).flip(-2).flatten(-3)  # (..., N, D)
+        return torch.addcmul(x * self.cos, halves_swapped, self.sin)
 
 
-def rotary_table(grid: tuple[int, int], head_dim: int, base: float, device: torch.device | None = None) -> RotaryTable:
+def rotary_table(
+    grid: tuple[int, int],
+    head_dim: int,
+    base: float,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> RotaryTable:
     """Table of a (rows, columns) grid: the first half of the channels turns with y, the second half with x."""
     rows, columns = grid
     per_axis = head_dim // 2
@@ -40,23 +45,32 @@ def rotary_table(grid: tuple[int, int], head_dim: int, base: float, device: torc
     x = torch.arange(columns, device=device, dtype=torch.float32).repeat(rows)  # (N,)
     angle_y, angle_x = torch.outer(y, frequencies), torch.outer(x, frequencies)  # (N, D / 4)
     angles = torch.cat((angle_y, angle_y, angle_x, angle_x), dim=-1)  # (N, D)
-    return RotaryTable(angles.cos(), angles.sin())
+    sin_y, sin_x = angle_y.sin(), angle_x.sin()
+    return RotaryTable(angles.cos().to(dtype), torch.cat((-sin_y, sin_y, -sin_x, sin_x), dim=-1).to(dtype))
+
+
+@lru_cache(maxsize=16)
+def _kept_table(
+    grid: tuple[int, int], head_dim: int, base: float, device: torch.device, dtype: torch.dtype
+) -> RotaryTable:
+    with torch.inference_mode(False):  # a table made in there could not be used where gradients are wanted
+        return rotary_table(grid, head_dim, base, device, dtype)
 
 
 @dataclass(frozen=True)
 class CrossMask:
-    """Which keys the static queries of tower 1 must not see (eq. 10), for the pairs where that changes anything."""
+    """Which keys the static queries of tower 1 must not see (eq. 10). Its shapes do not depend on what moves."""
 
-    pairs: Tensor  # (P,) int64, rows of the batch
-    dynamic_queries: Tensor  # (P, N) bool, tokens of the reference view a
-    dynamic_keys: Tensor  # (P, N) bool, tokens of the source view b
+    dynamic_queries: Tensor  # (B, N) bool, tokens of the reference view a
+    dynamic_keys: Tensor  # (B, N) bool, tokens of the source view b
 
-    @staticmethod
-    def of(dynamic_a: Tensor, dynamic_b: Tensor) -> CrossMask | None:
-        """From token masks (B, N) bool; None if no pair has both a static query and a dynamic key."""
-        affected = (~dynamic_a).any(1) & dynamic_b.any(1)
-        pairs = affected.nonzero().squeeze(1)
-        return CrossMask(pairs, dynamic_a[pairs], dynamic_b[pairs]) if len(pairs) else None
+
+def changed_by_mask(dynamic_a: Tensor, dynamic_b: Tensor) -> Tensor:
+    """(B,) bool: the pairs that the second pass changes, with both a static query and a dynamic key (METHOD 5).
+
+    Token masks (B, N) bool of the views a and b.
+    """
+    return (~dynamic_a).any(1) & dynamic_b.any(1)
 
 
 def mean_key_logits(q: Tensor, k: Tensor) -> Tensor:
@@ -69,22 +83,20 @@ def mean_key_logits(q: Tensor, k: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(D)) v in v's precision: (B, heads, N, D) three times -> (B, N, heads * D)."""
-    out = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
+    """softmax(q k^T / sqrt(D)) v: (B, heads, N, D) three times -> (B, N, heads * D)."""
+    out = F.scaled_dot_product_attention(q, k, v)
     return out.transpose(1, 2).flatten(2)
 
 
 def attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: CrossMask | None) -> Tensor:
     """`attend`, where static queries get nothing from dynamic keys. Zeroed weights without renormalisation (eq. 10)
-    are the same as zeroed values, so this costs a second `attend` for the affected pairs and no N x N mask.
+    are the same as zeroed values, so this costs a second `attend` and no N x N mask.
     """
     plain = attend(q, k, v)
     if mask is None:
         return plain
-    values = v[mask.pairs].masked_fill(mask.dynamic_keys[:, None, :, None], 0)  # (P, heads, N, D)
-    static_only = attend(q[mask.pairs], k[mask.pairs], values)  # (P, N, heads * D)
-    mixed = torch.where(mask.dynamic_queries[..., None], plain[mask.pairs], static_only)
-    return plain.index_copy(0, mask.pairs, mixed)
+    static_only = attend(q, k, v.masked_fill(mask.dynamic_keys[:, None, :, None], 0))  # (B, N, heads * D)
+    return torch.where(mask.dynamic_queries[..., None], plain, static_only)
 
 
 class SelfAttention(nn.Module):
@@ -96,8 +108,9 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, rotary: RotaryTable) -> Tensor:
         packed = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, heads, D)
-        q, k, v = packed.permute(2, 0, 3, 1, 4)  # each (B, heads, N, D)
-        return self.proj(attend(rotary.rotate(q), rotary.rotate(k), v))
+        qkv = packed.permute(2, 0, 3, 1, 4)  # (3, B, heads, N, D)
+        q, k = rotary.rotate(qkv[:2])
+        return self.proj(attend(q, k, qkv[2]))
 
 
 class CrossAttention(nn.Module):
@@ -110,7 +123,7 @@ class CrossAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def queries_and_keys(self, x: Tensor, memory: Tensor, rotary: RotaryTable) -> tuple[Tensor, Tensor]:
-        """Rotated queries of `x` and keys of `memory`, each (B, heads, N, D) float32."""
+        """Rotated queries of `x` and keys of `memory`, each (B, heads, N, D)."""
         return rotary.rotate(self._by_head(self.projq(x))), rotary.rotate(self._by_head(self.projk(memory)))
 
     def forward(
@@ -365,18 +378,17 @@ class Dust3rNetwork(nn.Module):
         self.downstream_head1 = _head(c)
         self.downstream_head2 = _head(c)
 
-    def cast(self, dtype: torch.dtype) -> Dust3rNetwork:
-        """Encoder and decoder in `dtype`; the heads stay float32 (METHOD 2)."""
+    def cast(self, dtype: torch.dtype, heads: torch.dtype = torch.float32) -> Dust3rNetwork:
+        """Encoder and decoder in `dtype`, the heads in `heads`, which as published is float32 (METHOD 2)."""
         for name, module in self.named_children():
-            if "head" not in name:
-                module.to(dtype)
+            module.to(heads if "head" in name else dtype)
         return self
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, h, w) in [-1, 1], sides multiples of the patch -> tokens after the last norm (B, N, C)."""
         patches = self.patch_embed(images.to(self.patch_embed.proj.weight.dtype))  # (B, C, gh, gw)
         x = patches.flatten(2).transpose(1, 2)  # (B, N, C)
-        rotary = self._rotary(patches.shape[-2:], self.config.encoder_width // self.config.encoder_heads, x.device)
+        rotary = self._rotary(patches.shape[-2:], self.config.encoder_width // self.config.encoder_heads, x)
         for block in self.enc_blocks:
             x = block(x, rotary)
         return self.enc_norm(x)
@@ -395,8 +407,8 @@ class Dust3rNetwork(nn.Module):
         layers: entries of the token lists to keep; None: those that the heads read.
         """
         layers = self.config.head_layers if layers is None else layers
-        mask = None if masks is None else CrossMask.of(*masks)
-        rotary = self._rotary(grid, self.config.decoder_width // self.config.decoder_heads, tokens_a.device)
+        mask = None if masks is None else CrossMask(*masks)
+        rotary = self._rotary(grid, self.config.decoder_width // self.config.decoder_heads, tokens_a)
         a, b = self.decoder_embed(tokens_a), self.decoder_embed(tokens_b)
         lists_a, lists_b = {0: tokens_a}, {0: tokens_b}
         source, reference = [], []
@@ -410,23 +422,29 @@ class Dust3rNetwork(nn.Module):
             lists_a[last], lists_b[last] = self.dec_norm(a), self.dec_norm(b)
         return DecodedPairs(grid, lists_a, lists_b, _channels(source, grid), _channels(reference, grid))
 
-    def pointmaps(self, decoded: DecodedPairs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Points of a and of b (B, h, w, 3), both in camera a, and their confidences (B, h, w); float32."""
-        points_a, conf_a = self._regress(self.downstream_head1, decoded.tokens_a, decoded.grid)
-        points_b, conf_b = self._regress(self.downstream_head2, decoded.tokens_b, decoded.grid)
+    def pointmaps(self, decoded: DecodedPairs, at_once: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Points of a and of b (B, h, w, 3), both in camera a, and their confidences (B, h, w); float32.
+
+        at_once: pairs whose maps are computed together. A DPT head's activations are two orders of magnitude larger
+        than a pair's tokens: one by one they stay in a CPU's cache, together they fill a GPU.
+        """
+        points_a, conf_a = self._regress(self.downstream_head1, decoded.tokens_a, decoded.grid, at_once)
+        points_b, conf_b = self._regress(self.downstream_head2, decoded.tokens_b, decoded.grid, at_once)
         return points_a, points_b, conf_a, conf_b
 
-    def _regress(self, head: nn.Module, lists: dict[int, Tensor], grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        levels = [lists[layer].float() for layer in self.config.head_layers]
-        if self.config.head == "linear":
-            return pointmap(head(levels, grid))
-        # One image at a time: the DPT head's activations are two orders of magnitude larger than a pair's tokens.
-        answers = [pointmap(head([level[i : i + 1] for level in levels], grid)) for i in range(len(levels[0]))]
-        points, confidences = zip(*answers, strict=True)
+    def _regress(
+        self, head: nn.Module, lists: dict[int, Tensor], grid: tuple[int, int], at_once: int
+    ) -> tuple[Tensor, Tensor]:
+        dtype = next(head.parameters()).dtype
+        levels = [lists[layer].to(dtype) for layer in self.config.head_layers]
+        if self.config.head == "linear" or len(levels[0]) <= at_once:
+            return pointmap(head(levels, grid).float())
+        parts = zip(*(level.split(at_once) for level in levels), strict=True)
+        points, confidences = zip(*(pointmap(head(part, grid).float()) for part in parts), strict=True)
         return torch.cat(points), torch.cat(confidences)
 
-    def _rotary(self, grid: tuple[int, int], head_dim: int, device: torch.device) -> RotaryTable:
-        return rotary_table(grid, head_dim, self.config.rope_base, device)
+    def _rotary(self, grid: tuple[int, int], head_dim: int, like: Tensor) -> RotaryTable:
+        return _kept_table(tuple(grid), head_dim, self.config.rope_base, like.device, like.dtype)
 
 
 class PatchEmbedding(nn.Module):

@@ -18,7 +18,7 @@ from easi3r_ros.core.two_view.estimate import estimate_motion
 from easi3r_ros.core.two_view.flow import Flow, FlowEstimator, TrackedImage, flows_between, on_grid, to_pixels, widened
 from easi3r_ros.core.two_view.refine import Camera, FocalBelief, Motion, camera_from, geman_mcclure, sample_matches
 from easi3r_ros.core.two_view.rigid import SAMPLE, RigidFit, depth_violation, fit_rigid, off_homography
-from easi3r_ros.core.types import Edge, Features, PairGeometry, PairMotion
+from easi3r_ros.core.types import Edge, Features, PairAnswer, PairGeometry, PairMotion
 
 FOCAL_DEVIATION = 0.05  # of log focal length from a pointmap
 PNP_POINTS = 800
@@ -168,16 +168,22 @@ class MotionMeter:
         self._estimator = FlowEstimator()
         self._tracked: dict[int, TrackedImage] = {}
 
+    @staticmethod
+    def measurable(features: Mapping[int, Features], pairs: Sequence[PairAnswer]) -> set[Edge]:
+        """Which of the pairs `complete` needs with their pointmaps, on the host."""
+        unmeasured = [pair.edge for pair in pairs if pair.evidence.motion is None]
+        return set(measured_edges(unmeasured, _stamps(features)))
+
     def complete(
         self,
         features: Mapping[int, Features],
-        pairs: Sequence[PairGeometry],
+        pairs: Sequence[PairAnswer],
         masks: Mapping[int, torch.Tensor] | None = None,
-    ) -> list[PairGeometry]:
+    ) -> list[PairAnswer]:
         """The pairs, in their order, with motion measured for some of those that had none.
 
-        features: every frame of the window. masks: frame index -> (h, w) bool, True on what is known to move, which
-        must not influence what is expected of the static rest.
+        features: every frame of the window. pairs: those that are `measurable` have pointmaps. masks: frame index ->
+        (h, w) bool, True on what is known to move, which must not influence what is expected of the static rest.
         """
         self._tracked = {index: tracked for index, tracked in self._tracked.items() if index in features}
         unmeasured = {pair.edge: pair for pair in pairs if pair.evidence.motion is None}
@@ -195,12 +201,12 @@ class MotionMeter:
     def _measure(
         self,
         features: Mapping[int, Features],
-        pairs: Mapping[Edge, PairGeometry],
+        pairs: Mapping[Edge, PairAnswer],
         masks: Mapping[int, torch.Tensor],
     ) -> dict[Edge, PairMotion]:
         """By edge, in both orders."""
         moving = {index: widened(mask.cpu().numpy()) for index, mask in masks.items() if bool(mask.any())}
-        edges = measured_edges(pairs, {index: f.input.frame.stamp_ns for index, f in features.items()})
+        edges = measured_edges(pairs, _stamps(features))
         # Flow to near frames predicts that to far ones, where the search is harder.
         flows = {(a, b): self._flow(features[a], features[b], moving) for a, b in edges}
         found: dict[Edge, PairMotion] = {}
@@ -222,6 +228,10 @@ class MotionMeter:
         if features.index not in self._tracked:
             self._tracked[features.index] = TrackedImage.of(features.input)
         return self._tracked[features.index]
+
+
+def _stamps(features: Mapping[int, Features]) -> dict[int, int]:
+    return {index: f.input.frame.stamp_ns for index, f in features.items()}
 
 
 def measured_edges(edges: Collection[Edge], stamps: Mapping[int, int]) -> list[Edge]:

@@ -12,10 +12,14 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from easi3r_lab.eval import golden_align, golden_metrics, golden_pair, golden_window
+from easi3r_lab.eval import golden_pair, golden_window
+
+if TYPE_CHECKING:
+    from easi3r_lab.eval.golden_align import Measured
 
 TOLERANCE = 1e-4  # rtol and atol, float32
 Arrays = Mapping[str, np.ndarray]
@@ -38,16 +42,19 @@ class Check:
     passed: bool
 
 
-def verify_file(path: Path, notify: Callable[[str], None] = print) -> list[Check]:
+def verify_file(path: Path, notify: Callable[[str], None] = print, device: str = "cpu") -> list[Check]:
     """Recomputes what a file records, and compares.
 
-    notify: gets a line about each thing that is recognised but not compared. Raises GoldenError for a file that is no
-    golden file of a known kind.
+    device: where networks run. notify: gets a line about each thing that is recognised but not compared. Raises
+    GoldenError for a file that is no golden file of a known kind.
     """
     recorded = _load(path)
     for kind in (golden_pair, golden_window):
         if kind.recognises(recorded):
-            return list(_compared(path.name, recorded, kind.recompute(recorded, TOLERANCE), kind.INPUTS, notify))
+            ours = kind.recompute(recorded, TOLERANCE, device)
+            return list(_compared(path.name, recorded, ours, kind.INPUTS, notify))
+    from easi3r_lab.eval import golden_align, golden_metrics  # here: they need packages that networks do not
+
     if golden_align.recognises(recorded):
         return list(_measured(path, golden_align.measure(recorded, TOLERANCE)))
     if golden_metrics.recognises(recorded):
@@ -81,7 +88,7 @@ def _compared(
         yield Check(file, name, error, TOLERANCE, error <= TOLERANCE)
 
 
-def _measured(path: Path, found: Iterator[golden_align.Measured]) -> Iterator[Check]:
+def _measured(path: Path, found: Iterator[Measured]) -> Iterator[Check]:
     try:
         for quantity, error, allowed in found:
             yield Check(path.name, quantity, error, allowed, error <= allowed)

@@ -39,13 +39,14 @@ def recorded_config(recorded: Mapping[str, np.ndarray]) -> NetworkConfig:
 
 
 @torch.no_grad()
-def recompute(recorded: Mapping[str, np.ndarray], tolerance: float) -> dict[str, np.ndarray]:
+def recompute(recorded: Mapping[str, np.ndarray], tolerance: float, device: str = "cpu") -> dict[str, np.ndarray]:
     """Our values, complete, under the recorded names without their sub-sampling."""
-    network = generated_network(recorded_config(recorded), str(recorded.get("salt", "")))
-    images = [normalised_image(recorded[f"img{view}_u8"]) for view in (1, 2)]
+    network = generated_network(recorded_config(recorded), str(recorded.get("salt", ""))).to(device)
+    images = [normalised_image(torch.from_numpy(recorded[f"img{view}_u8"]).to(device)) for view in (1, 2)]
     grid = tuple(side // network.config.patch_size for side in images[0].shape[1:])
     tokens = [network.encode(image[None]) for image in images]
-    masks = tuple(token_mask(torch.from_numpy(recorded[f"mask{view}"]), network.config.patch_size) for view in (1, 2))
+    pixels = (torch.from_numpy(recorded[f"mask{view}"]).to(device) for view in (1, 2))
+    masks = tuple(token_mask(mask, network.config.patch_size) for mask in pixels)
     ours = {f"img{view}": image for view, image in enumerate(images, 1)}
     ours |= {f"enc_{view}": x[0] for view, x in enumerate(tokens, 1)}
     ours |= {f"tokmask{view}": mask for view, mask in enumerate(masks, 1)}
@@ -53,7 +54,7 @@ def recompute(recorded: Mapping[str, np.ndarray], tolerance: float) -> dict[str,
         with recorded_logits(network, _layers(recorded, r"p\d_cross_logits_\d_l(\d+)")) as logits:
             decoded = network.decode(*tokens, grid, pass_masks, {*network.config.head_layers, *_dec_layers(recorded)})
         ours |= {f"p{number}_{name}": value for name, value in _pass_quantities(network, decoded, logits).items()}
-    return {name: value.numpy() for name, value in ours.items()} | _weights(network)
+    return {name: value.cpu().numpy() for name, value in ours.items()} | _weights(network)
 
 
 def _pass_quantities(network: Dust3rNetwork, decoded: DecodedPairs, logits: Logits) -> dict[str, Tensor]:
@@ -103,7 +104,7 @@ def _layers(recorded: Iterable[str], pattern: str) -> set[int]:
 
 
 def _weights(network: Dust3rNetwork) -> dict[str, np.ndarray]:
-    state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    state = {name: tensor.cpu().numpy() for name, tensor in network.state_dict().items()}
     first = np.zeros((len(state), 4), np.float32)
     for row, tensor in zip(first, state.values(), strict=True):
         values = tensor.ravel()[:4]

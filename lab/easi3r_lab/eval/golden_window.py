@@ -39,13 +39,13 @@ def recognises(recorded: Recorded) -> bool:
 
 
 @torch.no_grad()
-def recompute(recorded: Recorded, tolerance: float) -> dict[str, np.ndarray]:
+def recompute(recorded: Recorded, tolerance: float, device: str = "cpu") -> dict[str, np.ndarray]:
     """Our values, complete, under the recorded names without their sub-sampling.
 
     Where a value is within `tolerance` of the threshold, the mask says what the recorded one does.
     """
     backbone = Dust3rBackbone(
-        generated_network(_config(recorded), str(recorded["salt"])), BackboneConfig(device="cpu", dtype="float32")
+        generated_network(_config(recorded), str(recorded["salt"])), BackboneConfig(device=device, dtype="float32")
     )
     features = {image.frame.index: backbone.encode(image) for image in _inputs(recorded["frames_u8"])}
     edges = [(int(a), int(b)) for a, b in recorded["edges"]]
@@ -53,10 +53,10 @@ def recompute(recorded: Recorded, tolerance: float) -> dict[str, np.ndarray]:
     first_masks = {frame: torch.from_numpy(mask) for frame, mask in enumerate(recorded["p1_masks"])}
     for number, masks in ((1, None), (2, first_masks)):
         pairs = decode_edges(backbone, features, edges, masks)
-        labels = torch.from_numpy(recorded[f"p{number}_kmeans_labels"]).long()
+        labels = torch.from_numpy(recorded[f"p{number}_kmeans_labels"]).long().to(device)
         analysis = analyse_motion(features, pairs, lambda _, labels=labels: labels.flatten(1))
         values = _pairs(pairs) | _statistics(analysis) | _motion(analysis) | {"feat": _token_grids(features)}
-        ours |= {f"p{number}_{name}": value.numpy() for name, value in values.items()}
+        ours |= {f"p{number}_{name}": value.cpu().numpy() for name, value in values.items()}
         ours |= _decisions(f"p{number}_", recorded, analysis, tolerance)
     patch = backbone.network.config.patch_size
     ours["p1_tokmask"] = (
@@ -117,7 +117,7 @@ def _decisions(prefix: str, recorded: Recorded, analysis: MotionAnalysis, tolera
     thresholds = np.full((len(candidates), 3), -1.0)
     for row, candidate in zip(thresholds, candidates, strict=True):
         row[: len(candidate.thresholds)] = candidate.thresholds
-    threshold, upsampled = recorded[f"{prefix}threshold"], analysis.motion.upsampled.numpy()
+    threshold, upsampled = recorded[f"{prefix}threshold"], analysis.motion.upsampled.cpu().numpy()
     undecided = np.abs(upsampled - threshold) <= tolerance
     return {
         f"{prefix}otsu_thresholds_2_3_4": thresholds,
