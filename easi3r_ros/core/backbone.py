@@ -41,6 +41,10 @@ class Backbone(ABC):
             must not influence the static scene. None: the first pass.
         """
 
+    def decode_fewer_at_once(self) -> int | None:
+        """After `decode` ran out of memory: how many pairs it decodes at once from now on; None: no fewer."""
+        return None
+
 
 def build_backbone(config: BackboneConfig) -> Backbone:
     """Raises ConfigError for a combination that cannot work, CheckpointError for a checkpoint that cannot be loaded."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,9 +17,11 @@ from easi3r_ros.core.backbone import Backbone, build_backbone
 from easi3r_ros.core.clouds import standing_depth
 from easi3r_ros.core.config import PipelineConfig
 from easi3r_ros.core.motion import MotionCue, MotionMeter, build_cue
+from easi3r_ros.core.out_of_memory import ADVICE, OutOfMemory, attempt, release_unused
 from easi3r_ros.core.preprocess import camera_intrinsics, prepare, to_camera
 from easi3r_ros.core.types import (
     AlignedFrame,
+    Features,
     Frame,
     FrameResult,
     MotionEstimate,
@@ -71,14 +74,16 @@ class Pipeline:
 
     @torch.inference_mode()
     def push(self, frame: Frame) -> FrameResult:
-        """Everything known about `frame` now. Raises FrameSizeChanged, and ValueError for an unusable image."""
+        """Everything known about `frame` now.
+
+        Raises FrameSizeChanged, ValueError for an unusable image, and OutOfMemory.
+        """
         self._check_size(frame)
         watch = StopWatch()
         with watch("preprocess"):
             image = prepare(frame, self.backbone.input_spec, self.config.preprocess)
         with watch("encode"):
-            features = self.backbone.encode(image)
-            self._window.add(features)
+            self._window.add(self._encode(image))
         with watch("decode"):
             geometry = self._decode()
         with watch("motion"):
@@ -99,17 +104,33 @@ class Pipeline:
         with watch("output"):
             return self._result(image, motion.get(frame.index), aligned, watch)
 
+    def _encode(self, image: NetworkInput) -> Features:
+        """Raises OutOfMemory if there is too little even after everything unused was given back."""
+        encode = partial(self.backbone.encode, image)
+        features = attempt(encode)
+        if features is None:
+            log.warning("out of memory while encoding an image: unused memory is given back, and it is tried once more")
+            release_unused()
+            features = attempt(encode)
+        if features is None:
+            height, width = image.image.shape[:2]
+            raise OutOfMemory(f"there is too little memory to encode an image of {width} x {height} pixels: {ADVICE}")
+        return features
+
     def _decode(self, masks: dict[int, torch.Tensor] | None = None) -> list[PairGeometry]:
-        """The newest frame's pairs. A GPU that runs out of memory gets fewer of them from then on."""
-        while True:
-            pairs = self._window.new_pairs(self._partners)
-            try:
-                geometry = self.backbone.decode(pairs, masks) if pairs else []
-            except torch.cuda.OutOfMemoryError:
-                if not self._use_fewer_pairs():
-                    raise
-                continue
-            return geometry
+        """The newest frame's pairs.
+
+        Where memory runs out, fewer are decoded at once, and then fewer of them decoded at all, from then on. Raises
+        OutOfMemory if nothing is left to be saved.
+        """
+        pairs = self._window.new_pairs(self._partners)
+        if not pairs:
+            return []
+        while (geometry := attempt(partial(self.backbone.decode, pairs, masks))) is None:
+            release_unused()
+            if not self._decode_fewer_at_once():
+                pairs = self._fewer_pairs(pairs)
+        return geometry
 
     def _take_note(self, aligned: AlignedFrame) -> None:
         """What a frame's place in the world means for those that follow."""
@@ -134,17 +155,27 @@ class Pipeline:
     def _build_cue(self, config: PipelineConfig) -> MotionCue:
         return build_cue(config.motion, self.backbone.has_attention, self.backbone.has_motion_head)
 
-    def _use_fewer_pairs(self) -> bool:
-        """Whether there was something left to save."""
+    def _decode_fewer_at_once(self) -> bool:
+        """Whether that is possible. It costs time alone."""
+        count = self.backbone.decode_fewer_at_once()
+        if count is not None:
+            log.warning("out of memory: pairs are decoded %d at a time from now on", count)
+        return count is not None
+
+    def _fewer_pairs(self, pairs: Sequence[tuple[Features, Features]]) -> list[tuple[Features, Features]]:
+        """Less than `pairs` of the newest frame, and of every later one. Raises OutOfMemory if there cannot be less."""
+        partners, fewer = self._partners, list(pairs)
         fewest = 2 if self.backbone.has_attention else 1  # statistics over pairs need two partners (METHOD 3)
-        if len(self._partners) <= fewest:
-            return False
-        self._partners = self._partners.first(max(fewest, len(self._partners) // 2))
-        torch.cuda.empty_cache()
-        log.warning(
-            "the GPU is out of memory: each frame is paired with %d others only from now on", len(self._partners)
-        )
-        return True
+        while len(partners) > fewest and len(fewer) == len(pairs):
+            partners = partners.first(max(fewest, len(partners) // 2))
+            fewer = self._window.new_pairs(partners)
+        if len(fewer) == len(pairs):  # the same again would fail again
+            raise OutOfMemory(
+                f"there is too little memory for {len(pairs)} pairs of frames, and no less will do: {ADVICE}"
+            )
+        self._partners = partners
+        log.warning("out of memory: each frame is paired with %d others only from now on", len(partners))
+        return fewer
 
     def _check_size(self, frame: Frame) -> None:
         size = frame.image.shape

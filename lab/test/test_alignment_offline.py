@@ -123,7 +123,7 @@ def test_the_first_frame_gets_the_pose_that_it_could_not_have_yet(truths):
     assert [frame.found for frame in found.values()] == [True] + [False] * 7
     first = found[0].applied(replace(make_result(0), state=results[0].state, reason=results[0].reason))
     assert first.state is TrackingState.TRACKING and first.reason == ""
-    assert 0 < np.diag(first.covariance).min() and np.diag(first.covariance).max() < 1
+    assert np.diag(first.covariance).min() > 0 and np.diag(first.covariance).max() < 1
     journal.entries[20] = replace(journal.entries[0], sightings=[])  # before the world too, but sees nothing of it
     alone = align_globally(journal).frames[20]
     assert not alone.found and np.diag(alone.covariance).min() > 1e3

@@ -56,6 +56,7 @@ class Dust3rBackbone(Backbone):
         for head in (network.downstream_head1, network.downstream_head2):
             head.to(memory_format=torch.channels_last)  # convolutions are a seventh faster so
         self._batch_size = config.batch_size
+        self._largest_batch = 0  # pairs, of the last call of `decode`
         self._patch = network.config.patch_size
         self.input_spec = InputSpec(max(network.config.image_size), self._patch, network.config.square)
         self.metric = metric
@@ -91,9 +92,17 @@ class Dust3rBackbone(Backbone):
         """
         return [answer for batch in self._batches(pairs) for answer in self._decode_batch(batch, masks or {})]
 
+    def decode_fewer_at_once(self) -> int | None:
+        """As the base class: half of what the last call tried, which is what its peak of memory depends on."""
+        if self._largest_batch < 2:
+            return None
+        self._batch_size = self._largest_batch // 2
+        return self._batch_size
+
     def _batches(self, pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
         if len({features.grid for pair in pairs for features in pair}) > 1:
             raise ValueError("frames of different sizes cannot be paired")
+        self._largest_batch = min(self._batch_size, len(pairs))
         for start in range(0, len(pairs), self._batch_size):
             yield pairs[start : start + self._batch_size]
 
