@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from helpers_dust3r import SMALL
 
 from easi3r_ros.core.dust3r.checkpoints import canonical_name
-from easi3r_ros.core.dust3r.generated import generated_tensor
+from easi3r_ros.core.dust3r.generated import generated_network, generated_tensor, random_network
 
 
 def test_values_depend_on_name_and_salt_only():

@@ -62,6 +62,10 @@ class Backbone(ABC):
     def warm_up(self, size: tuple[int, int], pairs: int, second_pass: bool) -> None:  # noqa: B027 nothing to do is fine
         """Do once what the first frames would have to wait for. size: (h, w) of the network image; pairs: per frame."""
 
+    def decode_fewer_at_once(self) -> int | None:
+        """After `decode` ran out of memory: how many pairs it decodes at once from now on; None: no fewer."""
+        return None
+
 
 def build_backbone(config: BackboneConfig) -> Backbone:
     """Raises ConfigError for a combination that cannot work, CheckpointError for a checkpoint that cannot be loaded."""

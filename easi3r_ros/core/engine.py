@@ -1,14 +1,13 @@
 """Where tensors live, and the few places where host and device meet.
 
-Everything full-size stays on the backbone's device. Whoever must cross does it through `upload`, `fetch`,
-`pairs_on_host` or `masks_on_host`, so that a search for these names finds every crossing; `CrossingCounter` counts
-what happens.
+Everything full-size stays on the backbone's device. Whoever must cross does it through `upload`, `fetch` or
+`pairs_on_host`, so that a search for these names finds every crossing; `CrossingCounter` counts what happens.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -59,13 +58,6 @@ def pairs_on_host(pairs: Sequence[PairGeometry]) -> list[PairGeometry]:
         maps = {name: part.view_as(getattr(pair, name)) for name, part in zip(MAPS, parts, strict=True)}
         landed[pair.edge] = replace(pair, **maps)
     return [landed.get(pair.edge, pair) for pair in pairs]
-
-
-def masks_on_host(masks: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """Masks of equal size by frame index, in one packed copy."""
-    if all(mask.device.type == "cpu" for mask in masks.values()):
-        return dict(masks)
-    return dict(zip(masks, fetch(torch.stack(list(masks.values()))), strict=True))
 
 
 def synchronize(device: torch.device) -> None:

@@ -6,6 +6,8 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,11 +17,13 @@ from easi3r_ros.core.alignment.whole import PairJournal
 from easi3r_ros.core.backbone import Backbone, build_backbone
 from easi3r_ros.core.clouds import standing_depth
 from easi3r_ros.core.config import PipelineConfig
-from easi3r_ros.core.engine import masks_on_host, pairs_on_host
+from easi3r_ros.core.engine import fetch, pairs_on_host
 from easi3r_ros.core.motion import MotionCue, MotionMeter, build_cue
+from easi3r_ros.core.out_of_memory import ADVICE, OutOfMemory, attempt, release_unused
 from easi3r_ros.core.preprocess import camera_intrinsics, prepare, to_camera
 from easi3r_ros.core.types import (
     AlignedFrame,
+    Features,
     Frame,
     FrameResult,
     MotionEstimate,
@@ -76,14 +80,16 @@ class Pipeline:
 
     @torch.inference_mode()
     def push(self, frame: Frame) -> FrameResult:
-        """Everything known about `frame` now. Raises FrameSizeChanged, and ValueError for an unusable image."""
+        """Everything known about `frame` now.
+
+        Raises FrameSizeChanged, ValueError for an unusable image, and OutOfMemory.
+        """
         self._check_size(frame)
         watch = self.stopwatch()
         with watch("preprocess"):
             image = prepare(frame, self.backbone.input_spec, self.config.preprocess)
         with watch("encode"):
-            features = self.backbone.encode(image)
-            self._window.add(features)
+            self._window.add(self._encode(image))
         with watch("decode"):
             first = self._decode()
         with watch("motion"):
@@ -97,8 +103,7 @@ class Pipeline:
                     answers, motion = self._find_motion(again, masks)
                 masks = {index: estimate.mask for index, estimate in motion.items()}
         with watch("pointmaps"):
-            geometry = pairs_on_host(self.backbone.pointmaps(answers))
-            masks = masks_on_host(masks)
+            geometry = self._pointmaps(answers)
         with watch("alignment"):
             aligned = self._aligner.update(frame.index, geometry, masks, image.K, image.image.shape[:2])
         self._take_note(aligned)
@@ -108,19 +113,43 @@ class Pipeline:
         with watch("output"):
             return self._result(image, motion.get(frame.index), aligned, watch)
 
+    def _encode(self, image: NetworkInput) -> Features:
+        """Raises OutOfMemory if there is too little even after everything unused was given back."""
+        encode = partial(self.backbone.encode, image)
+        features = attempt(encode)
+        if features is None:
+            log.warning("out of memory while encoding an image: unused memory is given back, and it is tried once more")
+            release_unused()
+            features = attempt(encode)
+        if features is None:
+            height, width = image.image.shape[:2]
+            raise OutOfMemory(f"there is too little memory to encode an image of {width} x {height} pixels: {ADVICE}")
+        return features
+
     def _decode(
         self, masks: dict[int, torch.Tensor] | None = None, earlier: Sequence[PairAnswer] = ()
     ) -> Sequence[PairAnswer]:
-        """The newest frame's pairs, see `Backbone.attend`. A GPU out of memory gets fewer of them from then on."""
-        while True:
-            pairs = self._window.new_pairs(self._partners)
-            try:
-                answers = self.backbone.attend(pairs, masks, earlier) if pairs else []
-            except torch.cuda.OutOfMemoryError:
-                if not self._use_fewer_pairs():
-                    raise
-                continue
-            return answers
+        """The newest frame's pairs, see `Backbone.attend`.
+
+        Where memory runs out, fewer are decoded at once, and then fewer of them decoded at all, from then on. Raises
+        OutOfMemory if nothing is left to be saved.
+        """
+        pairs = self._window.new_pairs(self._partners)
+        if not pairs:
+            return []
+        while (answers := attempt(partial(self.backbone.attend, pairs, masks, earlier))) is None:
+            release_unused()
+            if not self._decode_fewer_at_once():
+                pairs = self._fewer_pairs(pairs)
+        return answers
+
+    def _pointmaps(self, answers: Sequence[PairAnswer]) -> list[PairGeometry]:
+        """The pairs complete, see `Backbone.pointmaps`. Raises OutOfMemory as `_decode`."""
+        while (geometry := attempt(partial(self.backbone.pointmaps, answers))) is None:
+            release_unused()
+            if not self._decode_fewer_at_once():
+                raise OutOfMemory(f"there is too little memory for the pointmaps of one pair of frames: {ADVICE}")
+        return geometry
 
     def _take_note(self, aligned: AlignedFrame) -> None:
         """What a frame's place in the world means for those that follow."""
@@ -142,25 +171,37 @@ class Pipeline:
         """
         if self._cue.needs_motion:
             measured = self._meter.measurable(self._window.features, answers)
-            made = pairs_on_host(self.backbone.pointmaps([answer for answer in answers if answer.edge in measured]))
-            answers = self._meter.complete(self._window.features, with_pointmaps(answers, made), masks)
+            made = self._pointmaps([answer for answer in answers if answer.edge in measured])
+            told = self._meter.complete(self._window.features, with_pointmaps(answers, pairs_on_host(made)), masks)
+            evidence = {answer.edge: answer.evidence for answer in told}
+            answers = [replace(a, evidence=evidence[a.edge]) for a in with_pointmaps(answers, made)]
         self._window.record(answers)
         return answers, self._cue.estimate(self._window.features, self._window.evidence)
 
     def _build_cue(self, config: PipelineConfig) -> MotionCue:
         return build_cue(config.motion, self.backbone.has_attention)
 
-    def _use_fewer_pairs(self) -> bool:
-        """Whether there was something left to save."""
+    def _decode_fewer_at_once(self) -> bool:
+        """Whether that is possible. It costs time alone."""
+        count = self.backbone.decode_fewer_at_once()
+        if count is not None:
+            log.warning("out of memory: pairs are decoded %d at a time from now on", count)
+        return count is not None
+
+    def _fewer_pairs(self, pairs: Sequence[tuple[Features, Features]]) -> list[tuple[Features, Features]]:
+        """Less than `pairs` of the newest frame, and of every later one. Raises OutOfMemory if there cannot be less."""
+        partners, fewer = self._partners, list(pairs)
         fewest = 2 if self.backbone.has_attention else 1  # statistics over pairs need two partners (METHOD 3)
-        if len(self._partners) <= fewest:
-            return False
-        self._partners = self._partners.first(max(fewest, len(self._partners) // 2))
-        torch.cuda.empty_cache()
-        log.warning(
-            "the GPU is out of memory: each frame is paired with %d others only from now on", len(self._partners)
-        )
-        return True
+        while len(partners) > fewest and len(fewer) == len(pairs):
+            partners = partners.first(max(fewest, len(partners) // 2))
+            fewer = self._window.new_pairs(partners)
+        if len(fewer) == len(pairs):  # the same again would fail again
+            raise OutOfMemory(
+                f"there is too little memory for {len(pairs)} pairs of frames, and no less will do: {ADVICE}"
+            )
+        self._partners = partners
+        log.warning("out of memory: each frame is paired with %d others only from now on", len(partners))
+        return fewer
 
     def _check_size(self, frame: Frame) -> None:
         size = frame.image.shape
@@ -174,10 +215,14 @@ class Pipeline:
         self, image: NetworkInput, motion: MotionEstimate | None, aligned: AlignedFrame, watch: StopWatch
     ) -> FrameResult:
         transform, shape = image.transform, image.image.shape[:2]
-        nothing = np.zeros(shape, np.float32)
-        probability = nothing if motion is None else _numpy(motion.probability)
-        network_mask = nothing if motion is None else _numpy(motion.mask.float())
-        depth, confidence = _numpy(aligned.depth), _numpy(aligned.confidence)
+        if motion is None:
+            motion = MotionEstimate(image.frame.index, *torch.zeros(2, *shape, device=aligned.depth.device))
+        # Where motion was found on the host, it does not cross again.
+        groups = [[aligned.depth, aligned.confidence], [motion.probability, motion.mask.float()]]
+        if motion.probability.device == aligned.depth.device:
+            groups = [groups[0] + groups[1]]
+        maps = [fetch(torch.stack(group)).numpy() for group in groups]
+        depth, confidence, probability, network_mask = (single for stack in maps for single in stack)
         if self.config.clouds.movers == "standing" and aligned.state is not TrackingState.INITIALISING:
             min_confidence = self.config.clouds.min_confidence
             depth, confidence = standing_depth(depth, confidence, network_mask > 0.5, min_confidence)
@@ -199,7 +244,7 @@ class Pipeline:
             dynamic_fraction=float(mask.mean()),
             window=self._window.indices,
             latency_ms=watch.milliseconds,
-            evidence={} if motion is None else {name: _numpy(value) for name, value in motion.evidence.items()},
+            evidence={name: _numpy(value) for name, value in motion.evidence.items()},
         )
 
 

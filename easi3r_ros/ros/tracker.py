@@ -87,7 +87,7 @@ class Tracker:
     def process(self, image: np.ndarray, stamp_ns: int, frame_id: str, K: np.ndarray | None) -> FrameResult:
         """image: (H, W, 3) uint8 RGB. K: (3, 3) in its pixels, or None.
 
-        Raises ValueError for an unusable image, and torch.cuda.OutOfMemoryError if even the fewest pairs are too many.
+        Raises ValueError for an unusable image, and OutOfMemory if even the fewest pairs are too many.
         """
         frame = Frame(self._index, stamp_ns, frame_id, image, K)
         reason = stream_break(self._last, StreamHead.of(frame))

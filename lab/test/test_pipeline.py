@@ -98,23 +98,6 @@ def test_live_settings_apply_without_a_new_world(clip):
     assert after.state is TrackingState.TRACKING
 
 
-def test_out_of_memory_means_fewer_pairs_not_a_crash(clip, caplog):
-    class Small(Oracle):
-        default_partners = Partners(steps=(1, 2, 3, 4))
-
-        def decode(self, pairs, masks=None):
-            if len(pairs) > 4:
-                raise torch.cuda.OutOfMemoryError("simulated")
-            return super().decode(pairs, masks)
-
-    pipeline = Pipeline(PipelineConfig(), Small(clip))
-    results = [pipeline.push(frame_of(clip, i)) for i in range(6)]
-    assert results[-1].state is TrackingState.TRACKING
-    assert [r.message for r in caplog.records] == [
-        "the GPU is out of memory: each frame is paired with 2 others only from now on"
-    ]
-
-
 def test_reset_starts_a_new_world(clip):
     pipeline = Pipeline(PipelineConfig(), Oracle(clip))
     first = [pipeline.push(frame_of(clip, i)) for i in range(4)]

@@ -13,6 +13,7 @@ from functools import cached_property, partial
 import numpy as np
 import torch
 
+from easi3r_ros.core.engine import fetch
 from easi3r_ros.core.geometry import (
     invert_se3,
     pixel_grid,
@@ -279,7 +280,7 @@ def take_samples(
     step = sampling(shape)
     maps = [getattr(pair, name)[step] for pair in pairs for name in _PAIR_MAPS]
     maps += [values[step] for anchor in anchors.values() for values in _anchor_maps(anchor)]
-    flat = torch.cat([values.flatten().float() for values in (*maps, *extra)]).cpu()
+    flat = fetch(torch.cat([values.flatten().float() for values in (*maps, *extra)]))
     parts = iter(flat.split([values.numel() for values in (*maps, *extra)]))
     sampled = [next(parts).view(values.shape) for values in maps]
     pixels = pixel_grid(*shape)[step]

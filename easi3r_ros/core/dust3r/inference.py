@@ -82,6 +82,7 @@ class Dust3rBackbone(Backbone):
             head.to(memory_format=torch.channels_last)  # convolutions are a seventh faster so
         self._batch_size = config.batch_size or (GPU_BATCH if on_gpu else CPU_BATCH)
         self._heads_at_once = min(self._batch_size, GPU_HEADS if on_gpu else CPU_HEADS)
+        self._largest_batch = 0  # pairs, of the last call that decoded or read pointmaps
         self._patch = network.config.patch_size
         self.input_spec = InputSpec(max(network.config.image_size), self._patch, network.config.square)
         self.metric = metric
@@ -149,6 +150,7 @@ class Dust3rBackbone(Backbone):
         pending = [answer for answer in answers if isinstance(answer, DecodedPair)]
         if not pending:
             return list(answers)
+        self._largest_batch = min(len(pending), self._heads_at_once)
         decoded = _gathered([answer.decoded for answer in pending])
         points_a, points_b, conf_a, conf_b = self.network.pointmaps(decoded, self._heads_at_once)
         complete = {
@@ -177,9 +179,18 @@ class Dust3rBackbone(Backbone):
                 "not help, the checkpoint is broken"
             )
 
+    def decode_fewer_at_once(self) -> int | None:
+        """As the base class: half of what the last call tried, which is what its peak of memory depends on."""
+        if self._largest_batch < 2:
+            return None
+        self._batch_size = self._largest_batch // 2
+        self._heads_at_once = min(self._heads_at_once, self._batch_size)
+        return self._batch_size
+
     def _batches(self, pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
         if len({features.grid for pair in pairs for features in pair}) > 1:
             raise ValueError("frames of different sizes cannot be paired")
+        self._largest_batch = min(self._batch_size, len(pairs))
         for start in range(0, len(pairs), self._batch_size):
             yield pairs[start : start + self._batch_size]
 
