@@ -113,6 +113,8 @@ class IncrementalAligner:
         shape = shape[0] // self._stride, shape[1] // self._stride
         pairs = [thin_pair(pair, self._stride) for pair in pairs]
         masks = {frame: thin(mask, self._stride) for frame, mask in masks.items()}
+        if pairs:
+            self._follow(pairs[0].points_a.device)
         self._correct_anchors(masks)
         static = self._static_weight(masks.get(index), shape, pairs)
         # One copy to the host; everything dense stays where it is.
@@ -148,6 +150,13 @@ class IncrementalAligner:
         if mask is None or not self.config.static_weighting:
             return torch.ones(shape, device=device)
         return 1.0 - mask.to(device=device, dtype=torch.float32)
+
+    def _follow(self, device: torch.device) -> None:
+        """Bring what is remembered to where the pairs are: the first frame came before there was any."""
+        for index, anchor in self._anchors.items():
+            if anchor.static.device != device:
+                maps = {name: getattr(anchor.frame, name).to(device) for name in ("depth", "confidence")}
+                self._anchors[index] = Anchor(replace(anchor.frame, **maps), anchor.static.to(device), anchor.known)
 
     def _correct_anchors(self, masks: Mapping[int, torch.Tensor]) -> None:
         """Masks of earlier frames improve while their pairs come in."""
