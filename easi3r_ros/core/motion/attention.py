@@ -245,6 +245,9 @@ class AttentionCue(MotionCue):
         self._scope = scope
         return estimates(motion, self._threshold.update(motion))
 
+    def reconfigure(self, config: MotionConfig) -> None:
+        """None of its settings is live."""
+
     def reset(self) -> None:
         self._clusters.reset()
         self._scope = WINDOW_SCOPE
