@@ -73,8 +73,7 @@ class Pipeline:
 
     def reconfigure(self, config: PipelineConfig) -> None:
         """Apply changed live settings from the next frame on; the world goes on. Others need a new Pipeline."""
-        if config.motion != self.config.motion:
-            self._cue = self._build_cue(config)
+        self._cue.reconfigure(config.motion)
         self._aligner.config = config.alignment
         self.config = config
 

@@ -10,7 +10,6 @@ if __name__ == "__main__":
 
 import functools
 import logging
-import os
 import sys
 import threading
 import time
@@ -38,6 +37,7 @@ from easi3r_ros.ros import params, spinning
 from easi3r_ros.ros.logs import RosLogHandler, Throttle
 from easi3r_ros.ros.monitor import state_diagnostic
 from easi3r_ros.ros.outputs import Outputs
+from easi3r_ros.ros.rclpy_gaps import release_state_machine
 from easi3r_ros.ros.stream import Stream
 from easi3r_ros.ros.tracker import PipelineFactory, Tracker
 
@@ -232,6 +232,7 @@ class Easi3rNode(LifecycleNode):
 
     def destroy_node(self) -> None:
         logging.getLogger("easi3r_ros").removeHandler(self._log_handler)
+        release_state_machine(self)
         super().destroy_node()
 
     def _close_stream(self) -> None:
@@ -352,9 +353,10 @@ def _words(error: Exception) -> str:
 
 
 def main(args: list[str] | None = None, make_pipeline: PipelineFactory = Pipeline) -> int:
-    """Run the node until it is interrupted. The exit status is 1 if it could not start, else 0.
+    """Run the node until it is interrupted. Returns what `signals.leave` takes: 1 if the node could not start, else 0.
 
-    Takes SIGINT and SIGTERM of this process over for good, and may end it: what cannot be stopped is not waited for.
+    Takes SIGINT and SIGTERM of this process over for good. What cannot be stopped soon is left running: an image or
+    weights in hand.
     """
     interrupts = signals.take_over()
     interrupts.call(lambda: None)  # from now on it is enough that `came` is set
@@ -379,13 +381,12 @@ def _run(args: list[str] | None, make_pipeline: PipelineFactory, interrupts: sig
     if node.autostart and not interrupts.came.is_set():
         node.start()
     spinning.spin(executor, interrupts.came.is_set, node.callback_failed)
-    idle = node.finish(_END_PATIENCE)
+    node.finish(_END_PATIENCE)
+    executor.shutdown(timeout_sec=0.0)  # it may hold what is destroyed now, and others would see us for long
     node.destroy_node()
     rclpy.try_shutdown()
-    if not idle:
-        os._exit(0)  # PyTorch in another thread does not survive the end of the interpreter
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signals.leave(main())

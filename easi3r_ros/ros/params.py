@@ -18,6 +18,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from easi3r_ros.core.config import ConfigError, PipelineConfig, setting, settings, with_settings
+from easi3r_ros.ros.rclpy_gaps import given_parameters
 
 START_ONLY = ("autostart",)
 
@@ -98,8 +99,7 @@ def unknown_overrides(node: Node) -> list[str] | None:
 
     None: this rclpy does not tell what was given.
     """
-    # rclpy ignores them without a word and has no public way to ask for them.
-    given = getattr(node, "_parameter_overrides", None)
+    given = given_parameters(node)  # rclpy itself ignores them without a word
     if given is None:
         return None
     return [name for name in given if not (node.has_parameter(name) or name.startswith("qos_overrides."))]

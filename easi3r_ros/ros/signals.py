@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
+from typing import NoReturn
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # A network may have an image in hand, or load its weights, for much longer than anybody waits after Ctrl-C.
@@ -50,6 +52,17 @@ class Interrupts:
                 return
         if not self._finished.is_set():
             os._exit(0)
+
+
+def leave(status: int) -> NoReturn:
+    """End the program here and now, when everything is in order.
+
+    The end of the interpreter would free what the system frees anyway, which takes a second with PyTorch loaded, and
+    a thread that is inside PyTorch does not survive it.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 _taken: Interrupts | None = None

@@ -128,6 +128,16 @@ def test_sequence_scope_judges_by_what_came_before():
     assert torch.allclose(sequence.estimate(*quiet[:2])[0].evidence["attention/source_std"], stretched)
 
 
+def test_live_settings_leave_clusters_and_statistics_alone():
+    loud, quiet = scene(contrast=20), scene(seed=3, contrast=1)
+    undisturbed, changed = (AttentionCue(config(mode="stream", scope="sequence")) for _ in range(2))
+    for cue in (undisturbed, changed):
+        cue.estimate(*loud[:2])
+    changed.reconfigure(config(mode="stream", scope="sequence", threshold=0.9, memory=0.1, second_pass=False))
+    expected, answer = (cue.estimate(*quiet[:2]) for cue in (undisturbed, changed))
+    assert all(torch.equal(answer[i].probability, expected[i].probability) for i in expected)
+
+
 def test_each_frame_counts_once_in_the_running_threshold_with_its_last_map():
     generator = torch.Generator().manual_seed(0)
     running, last = RunningThreshold(), {}

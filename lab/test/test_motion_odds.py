@@ -160,6 +160,53 @@ class TestMemory:
         assert cue.estimate(features(0, 1), self.evidence()) == {}
 
 
+class TestLiveSettings:
+    """What was learned stays; a frame that is computed again inherits what it inherited at first."""
+
+    def cue(self) -> OddsCue:
+        answers = {0: block(4.0, -4.0), 1: block(0.5, -4.0), 2: block(0.5, -4.0)}
+        return OddsCue("geometry", MotionConfig(threshold=0.5, memory=0.6), [Says("geometry", answers)])
+
+    def evidence(self):
+        return {(i + 1, i): PairEvidence(motion=motion((0.0, 0.0))) for i in range(2)}
+
+    def test_a_threshold_counts_for_all_frames_and_beliefs_stay(self):
+        cue = self.cue()
+        assert covered(cue, self.evidence(), index=1) > 0.9
+        before = cue.estimate(features(0, 1), self.evidence())
+        cue.reconfigure(MotionConfig(threshold=0.97, memory=0.6))
+        after = cue.estimate(features(0, 1), self.evidence())
+        assert before[1].mask.any() and not after[1].mask.any(), "odds of 2.9, needed are 3.5"
+        for index in (0, 1):
+            assert torch.equal(after[index].evidence["geometry"], before[index].evidence["geometry"])
+        cue.reconfigure(MotionConfig(threshold=0.5, memory=0.6))
+        again = cue.estimate(features(0, 1), self.evidence())
+        assert all(torch.equal(again[i].mask, before[i].mask) for i in (0, 1))
+
+    def test_the_next_frame_still_inherits(self):
+        cue = self.cue()
+        covered(cue, self.evidence(), index=1)
+        cue.reconfigure(MotionConfig(threshold=0.51, memory=0.6))
+        assert covered(cue, self.evidence(), index=2) > 0.9, "0.5 alone is too little: the region is nowhere certain"
+
+    def test_frames_out_of_the_evidence_s_reach_keep_their_belief(self):
+        """A window without the frame's own first pair could not tell any more what it had inherited."""
+        cue = self.cue()
+        covered(cue, self.evidence(), index=1)
+        cue.reconfigure(MotionConfig(threshold=0.51, memory=0.6))
+        assert cue.estimate(features(0, 1), {})[1].mask.any()
+
+    def test_memory_switched_on_and_off(self):
+        cue = OddsCue("attention", MotionConfig(memory=0.0), [Says("attention", {0: block(4.0, -4.0)})])
+        assert not cue.needs_motion
+        cue.reconfigure(MotionConfig(memory=0.5))
+        assert cue.needs_motion
+        cue = self.cue()
+        covered(cue, self.evidence(), index=1)
+        cue.reconfigure(MotionConfig(threshold=0.5, memory=0.0))
+        assert covered(cue, self.evidence(), index=2) == 0
+
+
 def masks_of(clip, cue: str, **network) -> list[np.ndarray]:
     pipeline = Pipeline(with_settings(PipelineConfig(), {"motion.cue": cue}), SimulatedNetwork(clip, **network))
     return [pipeline.push(frame_of(clip, i)).mask for i in range(len(clip))]

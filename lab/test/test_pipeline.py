@@ -1,5 +1,7 @@
 """The order of the stages, with a backbone that knows the truth of a rendered clip."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +53,19 @@ class Oracle(Backbone):
         return PairGeometry(a, b, *fields, PairEvidence(motion=motion))
 
 
+class Doubtful(Oracle):
+    """Is sure of the first frames' movers, and in doubt later; there is no flow."""
+
+    default_partners = Partners(steps=(1, 2))
+
+    def _answer(self, a, b):
+        geometry = super()._answer(a, b)
+        certainty = 20.0 if max(a, b) < 3 else 7.5  # standard deviations; even odds at 7
+        flow = torch.zeros(2, SIZE[1] // 2, SIZE[0] // 2)
+        sigmas = (torch.from_numpy(certainty * self.clip.masks[0].astype(np.float32)) for _ in range(2))
+        return replace(geometry, evidence=PairEvidence(motion=PairMotion(*sigmas, flow, flow)))
+
+
 def frame_of(clip, index, **changes):
     values = dict(index=index, stamp_ns=clip.stamp_ns(index), frame_id="camera", image=clip.images[index], K=clip.K)
     return Frame(**values | changes)
@@ -96,6 +111,25 @@ def test_live_settings_apply_without_a_new_world(clip):
     after = pipeline.push(frame_of(clip, 4))
     assert oracle.calls == [None] and after.window == (*before.window, 4)
     assert after.state is TrackingState.TRACKING
+
+
+@pytest.mark.parametrize("name", ["motion.second_pass", "motion.memory", "motion.threshold"])
+def test_a_live_change_of_motion_keeps_what_the_cue_learned(clip, monkeypatch, name):
+    """There and back between two frames: as if nothing had been."""
+    other = {"motion.second_pass": False, "motion.memory": 0.2, "motion.threshold": 0.8}[name]
+    usual = with_settings(PipelineConfig(), {"window.size": 3, "motion.memory": 0.9})
+    results = []
+    for configs in ((), (with_settings(usual, {name: other}), usual)):
+        pipeline = Pipeline(usual, Doubtful(clip))
+        for i in range(6):
+            pipeline.push(frame_of(clip, i))
+        for config in configs:
+            pipeline.reconfigure(config)
+        results.append(pipeline.push(frame_of(clip, 6)))
+    undisturbed, changed = results
+    assert undisturbed.mask.mean() > 0.05, "what is doubtful is masked because of frames that have left the window"
+    assert np.array_equal(changed.mask, undisturbed.mask)
+    assert np.array_equal(changed.probability, undisturbed.probability)
 
 
 def test_reset_starts_a_new_world(clip):

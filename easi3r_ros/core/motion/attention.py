@@ -180,6 +180,9 @@ class AttentionCue(MotionCue):
         judged = self._judge.judge(features, evidence)
         return {} if judged is None else estimates(*judged)
 
+    def reconfigure(self, config: MotionConfig) -> None:
+        """None of its settings is live."""
+
     def reset(self) -> None:
         self._judge.reset()
 

@@ -49,6 +49,10 @@ class MotionCue(ABC):
         """
 
     @abstractmethod
+    def reconfigure(self, config: MotionConfig) -> None:
+        """Apply changed live settings from the next `estimate` on, and keep what was learned."""
+
+    @abstractmethod
     def reset(self) -> None:
         """Forget what was learned from earlier windows."""
 
@@ -197,6 +201,7 @@ def _numpy(values: torch.Tensor | None) -> np.ndarray | None:
 class _Belief:
     sources: tuple[np.ndarray, ...]
     inherited: np.ndarray | float  # from the frame before, as it was believed when this frame was new
+    threshold: float  # of the estimate
     log_odds: np.ndarray  # (h', w') of the sources and of what was inherited
     estimate: MotionEstimate
 
@@ -206,11 +211,15 @@ class OddsCue(MotionCue):
 
     def __init__(self, name: str, config: MotionConfig, sources: Sequence[OddsSource]):
         self.name = name
-        self._config = config
         self._sources = tuple(sources)
-        # Memory is carried along the flow, which comes with the measured motion.
-        self.needs_motion = config.memory > 0 or any(source.name == "geometry" for source in sources)
         self._known: dict[int, _Belief] = {}
+        self.reconfigure(config)
+
+    def reconfigure(self, config: MotionConfig) -> None:
+        """As the base class. A new threshold is applied to all frames of the window, new memory to new frames."""
+        self._config = config
+        # Memory is carried along the flow, which comes with the measured motion.
+        self.needs_motion = config.memory > 0 or any(source.name == "geometry" for source in self._sources)
 
     def estimate(
         self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence]
@@ -232,15 +241,16 @@ class OddsCue(MotionCue):
     def _update(self, feature: Features, said: dict[str, np.ndarray], evidence: Mapping[Edge, PairEvidence]) -> None:
         index, sources = feature.index, tuple(said.values())
         known = self._known.get(index)
-        if known is not None and identical(known.sources, sources):
+        threshold = self._config.threshold
+        if known is not None and known.threshold == threshold and identical(known.sources, sources):
             return
         inherited = known.inherited if known else self._inherited(index, evidence)
         limits = {source.name: source.limits for source in self._sources}
         total = sum(np.clip(odds, *limits[name]) for name, odds in said.items()) + inherited
         total = np.clip(total, -MOST_LOG_ODDS, MOST_LOG_ODDS)
         maps = said if len(self._sources) == 1 else {**said, self.name: total}
-        estimate = estimate_from(feature, total, self._config.threshold, maps)
-        self._known[index] = _Belief(sources, inherited, total, estimate)
+        estimate = estimate_from(feature, total, threshold, maps)
+        self._known[index] = _Belief(sources, inherited, threshold, total, estimate)
 
     def _inherited(self, index: int, evidence: Mapping[Edge, PairEvidence]) -> np.ndarray | float:
         """What the frame before has to say about frame `index`."""
