@@ -47,8 +47,9 @@ def test_every_topic_of_the_node_is_there_with_the_input_s_stamps(tmp_path):
     assert set(bag) == {f"/easi3r/{name}" for name in TOPICS} | {"/tf"}
     for topic, items in bag.items():
         messages = [message.transforms[0] if topic == "/tf" else message for _, message in items]
-        assert [stamp_of(message) for message in messages] == [stamp(index) for index in range(3)], topic
-        assert [time_ns for time_ns, _ in items] == [stamp(index) for index in range(3)], topic
+        expected = range(1) if topic == "/easi3r/path" else range(3)  # a path repeats its poses once a second
+        assert [stamp_of(message) for message in messages] == [stamp(index) for index in expected], topic
+        assert [time_ns for time_ns, _ in items] == [stamp(index) for index in expected], topic
         in_map = topic.rpartition("/")[2] in ("pose", "odometry", "path", "tf")
         assert {message.header.frame_id for message in messages} == {"map" if in_map else FRAME_ID}, topic
 
@@ -82,7 +83,13 @@ def test_pose_odometry_and_tf_agree(tmp_path):
     assert pose.pose.pose.position.x == odometry.pose.pose.position.x == transform.transform.translation.x
     assert pose.pose.pose.position.x == pytest.approx(0.2)
     assert odometry.twist.twist.linear.x == pytest.approx(0.1 / 0.04)
-    assert len(bag["/easi3r/path"][2][1].poses) == 3
+
+
+def test_a_path_once_a_second_has_every_pose_since(tmp_path):
+    paths = [path for _, path in record(tmp_path / "bag", [make_result(index) for index in range(60)])["/easi3r/path"]]
+    assert [stamp_of(path) for path in paths] == [stamp(0), stamp(25), stamp(50)]  # 25 a second
+    assert [len(path.poses) for path in paths] == [1, 26, 51]
+    assert [stamp_of(pose) for pose in paths[1].poses] == [stamp(index) for index in range(26)]
 
 
 @pytest.mark.parametrize("state", [TrackingState.INITIALISING, TrackingState.LOST])

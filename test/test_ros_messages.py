@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.spatial.transform import Rotation
 
 from easi3r_ros.core.config import CloudConfig
-from easi3r_ros.core.types import Frame, FrameResult, PointCloud, TrackingState
+from easi3r_ros.core.types import Deferred, Frame, FrameResult, PointCloud, TrackingState
 from easi3r_ros.messages import conversions as messages
 from easi3r_ros.messages.conversions import UNKNOWN, StampedPose, twist_between
 from easi3r_ros.messages.images import array_from_image, rgb_from_image
@@ -237,8 +237,46 @@ class TestResults:
     def test_shorter_path_from_now_on(self, maker):
         for index in range(3):
             self.make(maker, result(index))
-        maker.reconfigure(2, CloudConfig())
+        maker.reconfigure(2, CloudConfig(), path_period=0.0)
         assert len(self.make(maker, result(3))["path"].poses) == 2
+
+    def test_a_path_repeats_its_poses_once_per_period_alone(self):
+        maker = ResultMessages("map", 100, CloudConfig(), path_period=2.5)
+        paths = [self.make(maker, result(index)).get("path") for index in range(7)]  # a pose a second
+        assert [index for index, path in enumerate(paths) if path] == [0, 3, 6]
+        assert [len(path.poses) for path in paths if path] == [1, 4, 7], "the poses between are in it"
+        maker.reconfigure(100, CloudConfig(), path_period=0.0)
+        assert "path" in self.make(maker, result(7))
+
+    def test_who_comes_late_gets_a_path_at_once(self):
+        maker = ResultMessages("map", 100, CloudConfig(), path_period=1000.0)
+        for index in range(3):
+            self.make(maker, result(index), lambda name: False)
+        assert len(self.make(maker, result(3))["path"].poses) == 4
+        maker.restart()
+        assert len(self.make(maker, result(4))["path"].poses) == 1, "a new world does not wait for the old one's period"
+
+    def test_only_maps_that_somebody_wants_are_computed(self, maker):
+        """A map is computed when it is read; here that fails for those that nobody asks for."""
+        names = ("mask", "probability", "depth", "confidence", "evidence")
+
+        def deferred(computed):
+            plain = {**{name: getattr(result(), name) for name in names}, "evidence": {"geometry": result().depth}}
+            later = {name: Deferred(lambda name=name: computed.append(name) or plain[name]) for name in names}
+            return replace(result(), **later)
+
+        for wanted, needed in {
+            (): set(),
+            ("pose", "odometry", "path", "mask/camera_info", "depth/camera_info"): set(),
+            ("mask",): {"mask"},
+            ("probability",): {"probability"},
+            ("depth",): {"depth"},
+            ("evidence/geometry",): {"evidence"},
+            ("points/static",): {"mask", "depth", "confidence"},
+        }.items():
+            computed = []
+            made = self.make(maker, deferred(computed), lambda name, wanted=wanted: name in wanted)
+            assert set(made) == set(wanted) and set(computed) == needed and len(computed) == len(needed)
 
     def test_restart(self, maker):
         self.make(maker, result(0, world_from_cam=transform(translation=(9, 9, 9))))

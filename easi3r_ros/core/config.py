@@ -62,7 +62,10 @@ class BackboneConfig:
         high=150.0,
     )
     batch_size: int = setting(
-        0, "Pairs decoded at once; bounds the peak memory. 0: 4 on a CPU, all of a frame's on a GPU.", low=0, high=64
+        0,
+        "Pairs decoded at once; less from the moment memory runs out. 0: 4 on a CPU, all of a frame's on a GPU.",
+        low=0,
+        high=64,
     )
 
 

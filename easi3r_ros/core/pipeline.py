@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,13 +17,14 @@ from easi3r_ros.core.alignment.incremental import IncrementalAligner
 from easi3r_ros.core.alignment.whole import PairJournal
 from easi3r_ros.core.backbone import Backbone, build_backbone
 from easi3r_ros.core.clouds import standing_depth
-from easi3r_ros.core.config import PipelineConfig
+from easi3r_ros.core.config import CloudConfig, PipelineConfig
 from easi3r_ros.core.engine import fetch, pairs_on_host
 from easi3r_ros.core.motion import MotionCue, MotionMeter, build_cue
 from easi3r_ros.core.out_of_memory import ADVICE, OutOfMemory, attempt, release_unused
-from easi3r_ros.core.preprocess import camera_intrinsics, prepare, to_camera
+from easi3r_ros.core.preprocess import camera_intrinsics, prepare, seen_share, to_camera
 from easi3r_ros.core.types import (
     AlignedFrame,
+    Deferred,
     Features,
     Frame,
     FrameResult,
@@ -213,26 +215,14 @@ class Pipeline:
     def _result(
         self, image: NetworkInput, motion: MotionEstimate | None, aligned: AlignedFrame, watch: StopWatch
     ) -> FrameResult:
-        transform, shape = image.transform, image.image.shape[:2]
-        if motion is None:
-            motion = MotionEstimate(image.frame.index, *torch.zeros(2, *shape, device=aligned.depth.device))
-        # Where motion was found on the host, it does not cross again.
-        groups = [[aligned.depth, aligned.confidence], [motion.probability, motion.mask.float()]]
-        if motion.probability.device == aligned.depth.device:
-            groups = [groups[0] + groups[1]]
-        maps = [fetch(torch.stack(group)).numpy() for group in groups]
-        depth, confidence, probability, network_mask = (single for stack in maps for single in stack)
-        if self.config.clouds.movers == "standing" and aligned.state is not TrackingState.INITIALISING:
-            min_confidence = self.config.clouds.min_confidence
-            depth, confidence = standing_depth(depth, confidence, network_mask > 0.5, min_confidence)
-        mask = to_camera(network_mask, transform, fill=0.0, smooth=True) > 0.5
+        maps = CameraMaps(image, motion, aligned, self.config.clouds, watch)
         return FrameResult(
             frame=image.frame,
-            mask=mask,
-            probability=to_camera(probability, transform, fill=0.0, smooth=True),
-            depth=to_camera(depth, transform, fill=np.nan, smooth=False),
-            confidence=to_camera(confidence, transform, fill=1.0, smooth=False),
-            K=image.frame.K if image.frame.K is not None else camera_intrinsics(aligned.K, transform),
+            mask=Deferred(maps.mask),
+            probability=Deferred(maps.probability),
+            depth=Deferred(maps.depth),
+            confidence=Deferred(maps.confidence),
+            K=image.frame.K if image.frame.K is not None else camera_intrinsics(aligned.K, image.transform),
             world_from_cam=aligned.world_from_cam,
             covariance=aligned.covariance,
             state=aligned.state,
@@ -240,15 +230,86 @@ class Pipeline:
             world=aligned.world,
             metric=self.backbone.metric,
             residual=aligned.residual,
-            dynamic_fraction=float(mask.mean()),
+            dynamic_fraction=0.0 if motion is None else seen_share(image.transform) * float(motion.mask.float().mean()),
             window=self._window.indices,
             latency_ms=watch.milliseconds,
-            evidence={name: _numpy(value) for name, value in motion.evidence.items()},
+            evidence=Deferred(maps.evidence),
         )
 
 
+class CameraMaps:
+    """What is known about the pixels of one frame, brought to the camera's size on demand."""
+
+    def __init__(
+        self,
+        image: NetworkInput,
+        motion: MotionEstimate | None,
+        aligned: AlignedFrame,
+        config: CloudConfig,
+        watch: StopWatch,
+    ):
+        """motion: None: nothing is known. watch: every call counts as "output"."""
+        self._transform, self._shape = image.transform, image.image.shape[:2]
+        self._motion, self._aligned, self._config, self._watch = motion, aligned, config, watch
+
+    def mask(self) -> np.ndarray:
+        """(H, W) bool."""
+        with self._watch("output"):
+            return to_camera(self._on_host.mask, self._transform, fill=0.0, smooth=True) > 0.5
+
+    def probability(self) -> np.ndarray:
+        """(H, W) float32; 0 in what the crop removed."""
+        with self._watch("output"):
+            return to_camera(self._on_host.probability, self._transform, fill=0.0, smooth=True)
+
+    def depth(self) -> np.ndarray:
+        """(H, W) float32; NaN in what the crop removed."""
+        with self._watch("output"):
+            return to_camera(self._with_standing[0], self._transform, fill=np.nan, smooth=False)
+
+    def confidence(self) -> np.ndarray:
+        """(H, W) float32; 1 in what the crop removed."""
+        with self._watch("output"):
+            return to_camera(self._with_standing[1], self._transform, fill=1.0, smooth=False)
+
+    def evidence(self) -> dict[str, np.ndarray]:
+        """By cue, at the backbone's size."""
+        maps = {} if self._motion is None else self._motion.evidence
+        with self._watch("output"):
+            return {name: _numpy(values) for name, values in maps.items()}
+
+    @cached_property
+    def _on_host(self) -> NetworkMaps:
+        """In one copy; where motion was found on the host, it does not cross again."""
+        aligned, motion = self._aligned, self._motion
+        groups = [[aligned.depth, aligned.confidence]]
+        if motion is not None and motion.mask.device == aligned.depth.device:
+            groups[0] += [motion.probability, motion.mask.float()]
+        elif motion is not None:
+            groups.append([motion.probability, motion.mask.float()])
+        maps = [single for group in groups for single in fetch(torch.stack(group)).numpy()]
+        return NetworkMaps(*maps, *[np.zeros(self._shape, np.float32)] * (4 - len(maps)))
+
+    @cached_property
+    def _with_standing(self) -> tuple[np.ndarray, np.ndarray]:
+        """(h, w) depth and confidence, with movers put where they stand if that is wanted."""
+        maps = self._on_host
+        if self._config.movers != "standing" or self._aligned.state is TrackingState.INITIALISING:
+            return maps.depth, maps.confidence
+        return standing_depth(maps.depth, maps.confidence, maps.mask > 0.5, self._config.min_confidence)
+
+
+class NetworkMaps(NamedTuple):
+    """(h, w) float32 each, at the size of the network image."""
+
+    depth: np.ndarray
+    confidence: np.ndarray
+    probability: np.ndarray
+    mask: np.ndarray
+
+
 class StopWatch:
-    """Wall time per named stage."""
+    """Wall time per named stage, summed up."""
 
     def __init__(self) -> None:
         self.milliseconds: dict[str, float] = {}
@@ -259,7 +320,7 @@ class StopWatch:
         try:
             yield
         finally:
-            self.milliseconds[stage] = (time.perf_counter() - start) * 1e3
+            self.milliseconds[stage] = self.milliseconds.get(stage, 0.0) + (time.perf_counter() - start) * 1e3
 
 
 def with_pointmaps(answers: Sequence[PairAnswer], made: Sequence[PairGeometry]) -> list[PairAnswer]:

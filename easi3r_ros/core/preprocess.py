@@ -54,6 +54,12 @@ def _scale(transform: ImageTransform) -> tuple[float, float]:
     return rw / W, rh / H
 
 
+def seen_share(transform: ImageTransform) -> float:
+    """Share of the camera's image that the crop left."""
+    (rw, rh), (w, h) = transform.resized_size, transform.size
+    return (w * h) / (rw * rh)
+
+
 def network_intrinsics(K: np.ndarray, transform: ImageTransform) -> np.ndarray:
     """(3, 3) intrinsics of the camera image -> of the network image.
 

@@ -8,8 +8,10 @@ image that the backbone sees, gh x gw its token grid. A *mask* is True on moving
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from enum import Enum
+from typing import Any
 
 import numpy as np
 import torch
@@ -193,14 +195,39 @@ class AlignedFrame:
 
 
 @dataclass(frozen=True)
+class Deferred:
+    """A value that is computed when it is asked for."""
+
+    compute: Callable[[], Any]
+
+
+class OnDemand:
+    """A field of a dataclass that takes a value or a `Deferred`. Reading it always gives the value, computed once."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            raise AttributeError(self._name)  # how a dataclass learns that the field has no default
+        value = instance.__dict__[self._name]
+        if isinstance(value, Deferred):
+            value = instance.__dict__[self._name] = value.compute()
+        return value
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        instance.__dict__[self._name] = value
+
+
+@dataclass(frozen=True)
 class FrameResult:
-    """Everything known about one frame, at the camera's size."""
+    """Everything known about one frame, at the camera's size. Maps that nobody reads are not computed."""
 
     frame: Frame
-    mask: np.ndarray  # (H, W) bool
-    probability: np.ndarray  # (H, W) float32 in [0, 1]
-    depth: np.ndarray  # (H, W) float32 z-depth, world units; NaN: not known
-    confidence: np.ndarray  # (H, W) float32 >= 1, 1 where depth is not known
+    mask: np.ndarray = OnDemand()  # (H, W) bool
+    probability: np.ndarray = OnDemand()  # (H, W) float32 in [0, 1]
+    depth: np.ndarray = OnDemand()  # (H, W) float32 z-depth, world units; NaN: not known
+    confidence: np.ndarray = OnDemand()  # (H, W) float32 >= 1, 1 where depth is not known
     K: np.ndarray  # (3, 3) float64, pixels of the camera image; estimated where the camera did not say
     world_from_cam: np.ndarray  # (4, 4) float64
     covariance: np.ndarray  # (6, 6) float64, as AlignedFrame
@@ -210,9 +237,13 @@ class FrameResult:
     residual: float  # as AlignedFrame
     dynamic_fraction: float  # share of pixels in the mask
     window: tuple[int, ...]  # indices of the frames used, oldest first
-    latency_ms: dict[str, float]  # wall time per stage
-    evidence: dict[str, np.ndarray]  # per cue, at the backbone's size, for debugging
+    latency_ms: dict[str, float]  # wall time per stage; "output" grows with the maps that are read
+    evidence: dict[str, np.ndarray] = OnDemand()  # per cue, at the backbone's size, for debugging
     world: int = 0  # as AlignedFrame
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Computed: what is deferred does not outlive this process."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ with needed("rosbags"):
 
 NODE = "/easi3r"
 MAP_FRAME = "map"
-# Every message repeats the path, so its length decides how fast the bag grows; /tf and odometry have the rest.
+# Every path repeats its poses, which decides how fast the bag grows; /tf and odometry have the rest.
 PATH_LENGTH = 100
+PATH_PERIOD = 1.0  # seconds
 
 
 class BagWriter(ResultWriter):
@@ -42,6 +43,7 @@ class BagWriter(ResultWriter):
         self._backbone, self._camera_info = backbone, camera_info
         self._folder, self._record_file = folder, record
         self._messages = ResultMessages(MAP_FRAME, PATH_LENGTH, clouds)
+        self._messages = ResultMessages(MAP_FRAME, PATH_LENGTH, clouds, PATH_PERIOD)
         self._stamps: dict[int, int] = {}
         self._count = 0
         classes = {f"{NODE}/{name}": kind for name, kind in TOPICS.items()} | {"/tf": TFMessage}

@@ -45,24 +45,28 @@ DEBUG_TOPICS = {f"evidence/{cue}": Image for cue in CUES}  # at the backbone's s
 class ResultMessages:
     """Makes the messages about results, one result after the other; keeps the path and the last pose.
 
-    map_frame: the frame of poses. path_length: poses kept.
+    map_frame: the frame of poses. path_length: poses kept. path_period: seconds between two paths, in the time of the
+    stamps, because each repeats all of its poses.
     """
 
-    def __init__(self, map_frame: str, path_length: int, clouds: CloudConfig):
+    def __init__(self, map_frame: str, path_length: int, clouds: CloudConfig, path_period: float = 0.0):
         self._map_frame = map_frame
         self._path: deque[PoseStamped] = deque()
+        self._path_ns: int | None = None  # stamp of the last one made
         self._last: StampedPose | None = None
         self._world = 0
-        self.reconfigure(path_length, clouds)
+        self.reconfigure(path_length, clouds, path_period)
 
-    def reconfigure(self, path_length: int, clouds: CloudConfig) -> None:
+    def reconfigure(self, path_length: int, clouds: CloudConfig, path_period: float) -> None:
         """Apply changed live settings."""
         self._clouds = clouds
+        self._path_period_ns = path_period * 1e9
         self._path = deque(self._path, maxlen=path_length)
 
     def restart(self) -> None:
         """A new world: what was said about the old one does not belong to it."""
         self._path.clear()
+        self._path_ns = None
         self._last = None
 
     def transform(self, result: FrameResult, header: Header) -> TransformStamped | None:
@@ -99,9 +103,9 @@ class ResultMessages:
         if wanted("depth"):
             yield "depth", messages.image_message(result.depth, "32FC1", header)
         for cue in CUES:
-            if cue in result.evidence and wanted(f"evidence/{cue}"):
+            if wanted(f"evidence/{cue}") and cue in result.evidence:
                 yield f"evidence/{cue}", messages.image_message(result.evidence[cue], "32FC1", header)
-        height, width = result.mask.shape
+        height, width = result.frame.image.shape[:2]  # not the mask's: reading that computes it
         for name in ("mask/camera_info", "depth/camera_info"):
             if wanted(name):
                 yield name, messages.camera_info_message(header, (width, height), result.K, camera_info)
@@ -129,5 +133,9 @@ class ResultMessages:
             yield "pose", pose
         if wanted("odometry"):
             yield "odometry", messages.odometry_message(pose, header.frame_id, *twist_between(last, now))
-        if wanted("path"):
+        if self._path_is_due(now.stamp_ns) and wanted("path"):
+            self._path_ns = now.stamp_ns
             yield "path", Path(header=in_map, poses=list(self._path))
+
+    def _path_is_due(self, stamp_ns: int) -> bool:
+        return self._path_ns is None or stamp_ns - self._path_ns >= self._path_period_ns

@@ -29,7 +29,8 @@ class Outputs:
         self._node = node
         self._publishers: dict[str, Any] = {}
         self._broadcaster: CameraBroadcaster | None = None
-        self._results = ResultMessages(settings.node.map_frame, settings.node.path_length, settings.pipeline.clouds)
+        config, clouds = settings.node, settings.pipeline.clouds
+        self._results = ResultMessages(config.map_frame, config.path_length, clouds, config.path_period)
         try:
             self._open(settings, warn)
         except Exception:  # the next configure must not find half of the publishers
@@ -38,7 +39,8 @@ class Outputs:
 
     def reconfigure(self, settings: Settings) -> None:
         """Apply changed live settings."""
-        self._results.reconfigure(settings.node.path_length, settings.pipeline.clouds)
+        config = settings.node
+        self._results.reconfigure(config.path_length, settings.pipeline.clouds, config.path_period)
 
     def restart(self) -> None:
         """A new world: what was said about the old one does not belong to it."""

@@ -51,6 +51,13 @@ class NodeConfig:
         "Process every image: reliable input, and nothing is dropped. False: always the newest, others are dropped.",
     )
     path_length: int = setting(1000, "Poses kept in ~/path.", low=1, high=100_000, live=True)
+    path_period: float = setting(
+        1.0,
+        "Seconds between two messages on ~/path, by the images' stamps: each repeats all its poses. 0: with every pose.",
+        low=0.0,
+        high=3600.0,
+        live=True,
+    )
     autostart: bool = setting(True, "Configure and activate at start, without waiting for a lifecycle manager.")
 
 

@@ -1,5 +1,6 @@
 """The order of the stages, with a backbone that knows the truth of a rendered clip."""
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +10,10 @@ from easi3r_lab.synthetic import render_clip
 from easi3r_lab.synthetic.true_pairs import simulate_pair
 
 from easi3r_ros.core.backbone import Backbone
-from easi3r_ros.core.clouds import split_cloud
+from easi3r_ros.core.clouds import split_cloud, standing_depth
 from easi3r_ros.core.config import CloudConfig, ConfigError, PipelineConfig, with_settings
 from easi3r_ros.core.pipeline import FrameSizeChanged, Pipeline
+from easi3r_ros.core.preprocess import to_camera
 from easi3r_ros.core.types import (
     Features,
     Frame,
@@ -83,6 +85,7 @@ def test_one_result_per_frame_from_the_first_on(clip):
     overlap = (last.mask & clip.masks[11]).sum() / (last.mask | clip.masks[11]).sum()
     assert overlap > 0.7  # the cue takes off a margin that real flow smears and the oracle does not
     assert last.window == tuple(range(2, 12))
+    assert last.dynamic_fraction == pytest.approx(last.mask.mean())
     assert set(last.latency_ms) == {
         "preprocess", "encode", "decode", "motion", "decode_masked", "motion_masked", "alignment", "output",
     }  # fmt: skip
@@ -130,6 +133,64 @@ def test_a_live_change_of_motion_keeps_what_the_cue_learned(clip, monkeypatch, n
     assert undisturbed.mask.mean() > 0.05, "what is doubtful is masked because of frames that have left the window"
     assert np.array_equal(changed.mask, undisturbed.mask)
     assert np.array_equal(changed.probability, undisturbed.probability)
+
+
+def test_maps_of_the_camera_s_size_are_computed_when_they_are_read(clip, monkeypatch):
+    names = ("mask", "probability", "depth", "confidence")
+    pipeline, read_at_once = Pipeline(PipelineConfig(), Oracle(clip)), Pipeline(PipelineConfig(), Oracle(clip))
+    warps, standing = [], []
+
+    def counted(calls, work):
+        return lambda *args, **options: calls.append(1) or work(*args, **options)
+
+    expected = []
+    for i in range(6):
+        result = read_at_once.push(frame_of(clip, i))
+        expected.append({name: getattr(result, name).copy() for name in names})
+    monkeypatch.setattr("easi3r_ros.core.pipeline.to_camera", counted(warps, to_camera))
+    monkeypatch.setattr("easi3r_ros.core.pipeline.standing_depth", counted(standing, standing_depth))
+    results = [pipeline.push(frame_of(clip, i)) for i in range(6)]
+    pipeline.reconfigure(with_settings(PipelineConfig(), {"clouds.movers": "measured"}))
+    assert warps == [] and standing == []
+    before = results[-1].latency_ms["output"]
+    for result, maps in zip(results, expected, strict=True):  # whatever became of the pipeline since
+        for name in names:
+            np.testing.assert_array_equal(getattr(result, name), maps[name])
+            assert getattr(result, name) is getattr(result, name)
+    assert len(warps) == 6 * 4 and len(standing) == 5, "each once; the first frame has no depth"
+    assert results[-1].latency_ms["output"] > before, "who reads them pays, and it is counted"
+
+
+def test_a_result_can_be_copied_changed_and_sent_elsewhere(clip):
+    pipeline = Pipeline(PipelineConfig(), Oracle(clip))
+    for i in range(4):
+        result = pipeline.push(frame_of(clip, i))
+    there = pickle.loads(pickle.dumps(result))
+    changed = replace(result, depth=2 * result.depth)
+    for name in ("mask", "probability", "confidence"):
+        np.testing.assert_array_equal(getattr(there, name), getattr(result, name))
+        assert getattr(changed, name) is getattr(result, name)
+    np.testing.assert_array_equal(changed.depth, 2 * there.depth)
+    assert set(there.evidence) == {"geometry"}
+
+
+def test_the_moving_share_is_that_of_the_camera_s_pixels(clip):
+    """Also where the network sees a part of the image alone, and nobody asks for the mask."""
+
+    class Square(Oracle):
+        input_spec = InputSpec(96, 16, square=True)
+
+        def decode(self, pairs, masks=None):
+            everything = PairMotion(*[torch.full((96, 96), 20.0)] * 2)
+            nothing, points = torch.ones(96, 96), torch.ones(96, 96, 3)
+            fields = (points, points, nothing, nothing, PairEvidence(motion=everything))
+            return [PairGeometry(a.index, b.index, *fields) for a, b in pairs]
+
+    pipeline = Pipeline(PipelineConfig(), Square(clip))
+    for i in range(2):
+        result = pipeline.push(frame_of(clip, i))
+    assert result.dynamic_fraction == pytest.approx(0.75, abs=0.01)  # the middle 144 of 192 columns
+    assert result.mask.mean() == pytest.approx(result.dynamic_fraction, abs=0.01)
 
 
 def test_reset_starts_a_new_world(clip):
