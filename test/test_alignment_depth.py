@@ -1,4 +1,4 @@
-"""Depth of a new frame: what pairs say, what is carried along, and which of them is believed. Flat worlds, exact pairs."""
+"""Depth of a new frame: what pairs say, what is carried along, and which of them is believed. Flat worlds."""
 
 from dataclasses import replace
 

@@ -9,14 +9,20 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
-from helpers_io import FakePipeline, camera_bag, raw_image, write_bag, write_video
+from helpers_io import FakePipeline, camera_bag, encode_video, picture, raw_image, write_bag, write_video
 
 from easi3r_ros.cli import main
+from easi3r_ros.io import open_source
+from easi3r_ros.io.sources import stamp_at
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "test" / "data" / "golden"
+needs_ros = pytest.mark.skipif(
+    importlib.util.find_spec("rclpy") is None, reason="no ROS 2 here: `make test` sets it up"
+)
 
 
 @pytest.fixture
@@ -83,7 +89,7 @@ def test_run_takes_settings_in_order_of_precedence(easi3r, fake_pipeline, tmp_pa
     assert (config.window.size, config.clouds.stride, config.backbone.device) == (7, 4, "cpu")
     assert "also sets tf_mode, which only concern the node" in err
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"masks", "trajectory.txt", "summary.json"}
+    assert written == {"masks", "trajectory.txt", "summary.json", "manifest.jsonl"}
     assert len(list((tmp_path / "out" / "masks").iterdir())) == 2
 
 
@@ -135,6 +141,103 @@ def test_user_errors_are_one_line(easi3r, fake_pipeline, tmp_path):
         assert "Traceback" not in err
 
 
+def test_a_recording_is_never_deleted(easi3r, fake_pipeline, tmp_path):
+    """`--overwrite` was the advice of an error message; following it deleted the input."""
+    session = tmp_path / "session"
+    bag = camera_bag(session / "bag", 3)
+    masks = image_folder(session / "masks", 3)
+    clip = write_video(session / "overlay.mp4", 3)
+    before = {path: path.read_bytes() for path in session.rglob("*") if path.is_file()}
+    for recording in (bag, bag / "bag.mcap", masks, clip):
+        for options in ((), ("--overwrite",)):
+            code, _, err = easi3r("run", recording, "--out", session, *options)
+            assert code == 2 and "lies in" in err and "choose another folder" in err and "--overwrite" not in err
+    for options in ((), ("--overwrite",)):  # and what is no input of this run neither
+        code, _, err = easi3r("run", camera_bag(tmp_path / f"b{len(options)}", 3), "--out", session, *options)
+        assert code == 2 and ("is not empty" in err or "was not written by an earlier run" in err)
+    assert {path: path.read_bytes() for path in session.rglob("*") if path.is_file()} == before
+
+
+def test_an_earlier_run_is_overwritten(easi3r, fake_pipeline, tmp_path):
+    bag, out = camera_bag(tmp_path / "bag", 3), tmp_path / "out"
+    assert easi3r("run", bag, "--out", out)[0] == 0
+    code, _, err = easi3r("run", bag, "--out", out)
+    assert code == 2 and "or --overwrite what an earlier run wrote there" in err
+    assert easi3r("run", bag, "--out", out, "--overwrite", "--max-frames", 2, "--no-bag")[0] == 0
+    assert len(list((out / "masks").iterdir())) == 2 and not (out / "bag").exists()
+
+
+def image_folder(folder: Path, count: int, size: tuple[int, int] = (64, 48)) -> Path:
+    folder.mkdir()
+    for index in range(count):
+        cv2.imwrite(str(folder / f"{index}.png"), picture(index, *size))
+    return folder
+
+
+def test_damage_does_not_end_a_run_but_shows_in_its_exit_status(easi3r, fake_pipeline, tmp_path):
+    folder = image_folder(tmp_path / "images", 4)
+    (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:200])
+    code, out, err = easi3r("run", folder, "--out", tmp_path / "out")
+    assert code == 1 and "3 frames of 64 x 48" in out
+    assert f"warning: '{folder}' is damaged: 1 damaged picture left out" in err
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["left_out"] == 1
+    assert len(list((tmp_path / "out" / "masks").iterdir())) == 3
+
+
+def test_a_truncated_video_shows_in_the_exit_status(easi3r, fake_pipeline, tmp_path):
+    clip = encode_video(tmp_path / "a.mp4", [3000 * i for i in range(60)], muxer={"movflags": "faststart"}, g="10")
+    clip.write_bytes(clip.read_bytes()[: int(clip.stat().st_size * 0.7)])
+    code, out, err = easi3r("run", clip, "--out", tmp_path / "out", "--no-bag", "--no-clouds")
+    assert code == 1 and "results in" in out and "the recording breaks off before its end" in err
+
+
+def test_the_real_pipeline_goes_on_after_damage(easi3r, tmp_path):
+    folder = image_folder(tmp_path / "images", 6, (96, 64))
+    (folder / "3.png").write_bytes(b"")
+    code, out, err = easi3r("run", folder, "--out", tmp_path / "out", "--set", "backbone.name=classical")
+    assert code == 1 and "5 frames of 96 x 64" in out, err
+    with open_source(tmp_path / "out" / "bag", topic="/easi3r/mask") as masks:
+        assert [frame.stamp_ns for frame in masks] == [stamp_at(index, 30.0) for index in (0, 1, 2, 4, 5)]
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "-1", "0", "1e-9", "fast", "1e300"])
+def test_a_rate_must_be_a_sensible_number(easi3r, fake_pipeline, tmp_path, value):
+    folder = image_folder(tmp_path / "images", 2)
+    commands = [("run", folder, "--out", tmp_path / "out", f"--rate={value}"), ("play", folder, f"--fps={value}")]
+    if value != "1e300":  # as fast as possible is a wish that can be granted
+        commands.append(("play", folder, f"--rate={value}"))
+    if value not in ("0", "1e-9", "1e300"):
+        commands.append(("play", folder, f"--wait={value}"))
+    for command in commands:
+        code, _, err = easi3r(*command)
+        assert code == 2 and "Traceback" not in err and "unexpected" not in err, (command, err)
+        assert "Invalid value" in err or "the frame rate must be" in err, (command, err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_strange_inputs_are_one_sentence(easi3r, tmp_path):
+    bag = camera_bag(tmp_path / "bag", 1)
+    mixed = image_folder(tmp_path / "mixed", 2)
+    write_video(mixed / "clip.mp4")
+    (tmp_path / "wide").mkdir()
+    cv2.imwrite(str(tmp_path / "wide" / "0.png"), np.zeros((16, 2000, 3), np.uint8))
+    for index, (source, words) in enumerate(
+        [
+            (image_folder(tmp_path / "dot", 2, (1, 1)), "the images are 1x1 pixels, at least 16x16 are needed"),
+            (tmp_path / "wide", "cannot be processed: optical flow needs at least"),
+            (bag / "metadata.yaml", f"only describes a bag: name its folder, '{bag}'"),
+            (mixed, "holds 2 images and 'clip.mp4'"),
+            (tmp_path, "name one of its folders, such as 'bag'"),
+            ("/dev/null", "is no file"),
+            ("", "holds"),  # the current folder
+        ]
+    ):
+        out = tmp_path / "results" / str(index)
+        code, _, err = easi3r("run", source, "--out", out, "--set", "backbone.name=classical")
+        assert code == 2 and "error: " in err and words in err, (source, err)
+        assert "Traceback" not in err and "unexpected" not in err, (source, err)
+
+
 def test_an_unexpected_error_says_how_to_see_more(easi3r, fake_pipeline, tmp_path, monkeypatch):
     monkeypatch.setattr(fake_pipeline, "push", lambda self, frame: {}["missing"])
     command = ("run", camera_bag(tmp_path / "bag", 1), "--overwrite", "--out", tmp_path / "out")
@@ -145,8 +248,9 @@ def test_an_unexpected_error_says_how_to_see_more(easi3r, fake_pipeline, tmp_pat
 
 
 def test_a_wrong_option_is_explained(easi3r):
-    code, _, err = easi3r("run", "x", "--out", "y", "--max-frames", 0)
-    assert code == 2 and "max-frames" in err
+    for number in (0, 10**30):
+        code, _, err = easi3r("run", "x", "--out", "y", "--max-frames", number)
+        assert code == 2 and "max-frames" in err and "unexpected" not in err
 
 
 def test_terminate_leaves_readable_files(tmp_path):
@@ -178,8 +282,6 @@ def test_terminate_leaves_readable_files(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130 and "error: interrupted" in err, err
-    from easi3r_ros.io import open_source
-
     with open_source(out / "bag", topic="/easi3r/mask") as masks:
         assert 3 <= len(list(masks)) < 200
 
@@ -252,7 +354,7 @@ def test_play_needs_ros(easi3r, monkeypatch, tmp_path):
     assert code == 2 and err.startswith("error: 'easi3r play' needs ROS 2")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("rclpy") is None, reason="no ROS 2 here: `make test` sets it up")
+@needs_ros
 def test_play_publishes_and_reports(easi3r, monkeypatch, tmp_path):
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + (os.getpid() + 11) % 100))
@@ -264,3 +366,29 @@ def test_play_publishes_and_reports(easi3r, monkeypatch, tmp_path):
     assert "5 messages on /eye" in out and "publishing /eye (sensor_msgs/msg/Image)" in err
     code, _, err = easi3r("play", bag, "--remap", "/cam/image_raw=/eye")
     assert code == 2 and "FROM:=TO" in err
+    code, _, err = easi3r("play", bag, "--remap", "image_raw:=/eye")
+    assert code == 2 and "error: there is no '/image_raw' to be remapped; there are: /cam/image_raw" in err
+    code, out, err = easi3r("play", bag, "--rate", 50, "--remap", "/cam/image_raw:=/eye/image")
+    assert code == 0 and "5 messages on /eye/camera_info" in out and "/eye/camera_info (sensor_msgs" in err
+    code, _, err = easi3r("play", bag, "--remap", "/cam/image_raw:=/an image")
+    assert code == 2 and "'/cam/image_raw' cannot be published" in err and "unexpected" not in err
+
+
+@needs_ros
+def test_play_shows_that_it_renders(easi3r, monkeypatch):
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + (os.getpid() + 11) % 100))
+    monkeypatch.setattr("easi3r_lab.synthetic.source._FRAMES", 4)
+    code, out, err = easi3r("play", "synthetic:static", "--rate", 50)
+    assert code == 0 and "4 messages on /image" in out
+    assert "rendering" in err and "4/4" in err
+
+
+@needs_ros
+def test_play_leaves_out_damage_and_says_so(easi3r, monkeypatch, tmp_path):
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + (os.getpid() + 11) % 100))
+    folder = image_folder(tmp_path / "images", 4)
+    (folder / "2.png").write_bytes(b"")
+    code, out, err = easi3r("play", folder, "--rate", 50)
+    assert code == 1 and "3 messages on /image" in out and "1 damaged picture left out" in err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -42,3 +44,33 @@ def test_the_library_imports_without_ros():
     command = [sys.executable, "-c", WITHOUT_ROS, str(ROOT)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def imports_within(package: str) -> dict[str, set[str]]:
+    """Module -> modules of the same package that it imports anywhere, inside functions too."""
+    modules = {path.stem: path for path in (ROOT / "easi3r_ros" / package).glob("*.py")}
+    graph = {}
+    for name, path in modules.items():
+        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        inside = [node.module.split(".") for node in nodes if node.module]
+        graph[name] = {parts[2] for parts in inside if parts[:2] == ["easi3r_ros", package] and len(parts) > 2}
+    return graph
+
+
+@pytest.mark.parametrize("package", ["io", "cli"])
+def test_no_module_needs_one_that_needs_it(package):
+    graph = imports_within(package)
+    assert any(graph.values())
+    tuple(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def test_the_command_line_of_the_process_reaches_ros_in_the_node_alone():
+    """rclpy.init without `args` reads sys.argv, which is another program's wherever rclpy is used as a library."""
+    calls = [
+        (path.stem, {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords})
+        for path in (ROOT / "easi3r_ros").rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "rclpy.init"
+    ]
+    assert {name for name, _ in calls} == {"node", "player", "demo_client"}
+    assert all(values["args"] == ("args" if name == "node" else "[]") for name, values in calls)

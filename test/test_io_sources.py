@@ -1,6 +1,8 @@
 """Bags, videos and image folders as frames: pixels, stamps, calibration, and a clear error for what is unreadable."""
 
 import logging
+import math
+import os
 import shutil
 
 import cv2
@@ -24,7 +26,7 @@ from helpers_io import (
 from rosbags.rosbag2 import StoragePlugin
 
 from easi3r_ros.io import SourceError, open_source
-from easi3r_ros.io.sources import stamp_at
+from easi3r_ros.io.sources import Losses, stamp_at
 
 IMAGE, INFO, STRING = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo", "std_msgs/msg/String"
 
@@ -110,14 +112,52 @@ def test_a_truncated_bag_is_one_clear_error(tmp_path, plugin, part):
         list(source)
 
 
-def test_a_broken_image_says_which(tmp_path):
-    broken = jpeg_image(1)
-    broken.data = broken.data[:60]
-    kind = "sensor_msgs/msg/CompressedImage"
-    messages = [("/cam/image_raw/compressed", kind, stamp(i), m) for i, m in enumerate([jpeg_image(0), broken])]
-    bag = write_bag(tmp_path / "bag", messages)
-    with open_source(bag) as source, pytest.raises(SourceError, match=rf"image 1 \(stamp {stamp(1)} ns\): .*truncated"):
+def broken_bag(folder, broken, count: int = 5):
+    """Compressed images, of which the numbers in `broken` are truncated."""
+    kind, messages = "sensor_msgs/msg/CompressedImage", []
+    for index in range(count):
+        message = jpeg_image(index)
+        if index in broken:
+            message.data = message.data[:60]
+        messages.append(("/cam/image_raw/compressed", kind, stamp(index), message))
+        messages.append(("/cam/camera_info", INFO, stamp(index), camera_info(index)))
+    return write_bag(folder, messages)
+
+
+def test_a_broken_image_in_a_bag_is_left_out_and_counted(tmp_path, caplog):
+    with open_source(broken_bag(tmp_path / "bag", {1, 3})) as source:
+        frames = list(source)
+        assert source.losses == Losses(left_out=2) and source.length == 5
+        assert str(source.losses) == "2 damaged pictures left out"
+        assert [frame.index for frame in source] == [0, 2, 4] and source.losses.left_out == 2
+    assert [(frame.index, frame.stamp_ns) for frame in frames] == [(index, stamp(index)) for index in (0, 2, 4)]
+    assert [record.getMessage().split(": ", 1)[1] for record in caplog.records] == [
+        "compressed image (format 'png') is truncated: it ends after 60 bytes"
+    ] * 2  # not again in the second pass
+    assert "/cam/image_raw/compressed, image 1 (recorded at" in caplog.text
+
+
+def test_a_message_that_is_no_image_any_more_is_left_out(tmp_path, monkeypatch, caplog):
+    """Bytes of a message can be damaged although the bag is whole; also those of a camera_info."""
+    with open_source(camera_bag(tmp_path / "bag", 4)) as source:
+        real, count = source._reader.deserialize, {}
+
+        def deserialize(raw, kind):
+            count[kind] = count.get(kind, 0) + 1
+            return real(raw[: len(raw) // 2] if count[kind] == 3 else raw, kind)
+
+        monkeypatch.setattr(source._reader, "deserialize", deserialize)
+        frames = list(source)
+    assert [frame.index for frame in frames] == [0, 1, 3] and source.losses.left_out == 1
+    assert all((frame.K == K).all() for frame in frames)
+    assert "/cam/camera_info: the message is damaged" in caplog.text and "the one before it is used" in caplog.text
+
+
+@pytest.mark.parametrize("broken, words", [(range(5), "none of the pictures"), (range(30), "The 19 before it cannot")])
+def test_nothing_but_broken_images_is_an_error(tmp_path, broken, words):
+    with open_source(broken_bag(tmp_path / "bag", broken, len(broken))) as source, pytest.raises(SourceError) as error:
         list(source)
+    assert words in str(error.value) and "is truncated: it ends after 60 bytes" in str(error.value)
 
 
 @pytest.mark.parametrize("rate", [25.0, 30000 / 1001])
@@ -168,11 +208,37 @@ def test_an_image_folder_is_sorted_as_people_count(tmp_path):
     assert [frame.stamp_ns for frame in frames] == [0, 50_000_000, 100_000_000]
 
 
-def test_a_broken_image_file_is_named(tmp_path):
+def test_broken_image_files_are_left_out_and_counted(tmp_path, caplog):
+    folder = image_folder(tmp_path / "images", [f"{index}.jpg" for index in range(9)])
+    (folder / "1.jpg").write_bytes(b"nothing")
+    (folder / "3.jpg").write_bytes((folder / "3.jpg").read_bytes()[:-40])  # OpenCV would fill the rest with grey
+    (folder / "5.jpg").write_bytes(b"")
+    (folder / "7.jpg").unlink()
+    (folder / "7.jpg").mkdir()
+    with open_source(folder, rate=10.0) as source:
+        frames = list(source)
+        assert source.losses.left_out == 4
+    assert [frame.index for frame in frames] == [0, 2, 4, 6, 8]
+    assert frames[-1].stamp_ns == 800_000_000  # a picture that is missing does not move the others
+    for name, why in ((1, "cannot be decoded"), (3, "is truncated"), (5, "is empty"), (7, "Is a directory")):
+        assert f"{name}.jpg' is left out: " in caplog.text and why in caplog.text
+
+
+def test_hidden_files_are_no_pictures(tmp_path):
+    folder = image_folder(tmp_path / "images", ["0.png", "1.png"])
+    (folder / "._0.png").write_bytes(b"resource fork")
+    (folder / ".hidden.png").write_bytes(b"")
+    with open_source(folder) as source:
+        assert source.length == len(list(source)) == 2 and not source.losses
+
+
+def test_a_flood_of_damage_does_not_flood_the_log(tmp_path, caplog):
     folder = image_folder(tmp_path / "images", ["0.png"])
-    (folder / "1.png").write_bytes(b"nothing")
-    with open_source(folder) as source, pytest.raises(SourceError, match="1.png' cannot be decoded"):
-        list(source)
+    for index in range(1, 40):
+        (folder / f"{index}.png").write_bytes(b"")
+    with open_source(folder) as source:
+        assert len(list(source)) == 1 and source.losses.left_out == 39
+    assert len(caplog.records) == 6 and "only counted" in caplog.text
 
 
 CALIBRATION = """
@@ -208,13 +274,49 @@ def test_what_is_not_there_or_makes_no_sense_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     bag, clip = camera_bag(tmp_path / "bag", 1), write_video(tmp_path / "clip.mp4")
     shutil.copy(clip, tmp_path / "old.bag")
+    os.mkfifo(tmp_path / "pipe.mp4")
     for arguments, words in [
         ({"path": tmp_path / "nothing"}, "does not exist"),
         ({"path": tmp_path / "empty"}, "neither a bag"),
         ({"path": tmp_path / "old.bag"}, "ROS 1 bag"),
+        ({"path": tmp_path / "pipe.mp4"}, "is no file: a camera or a stream is for the node"),
+        ({"path": bag / "metadata.yaml"}, f"only describes a bag: name its folder, '{bag}'"),
         ({"path": clip, "topic": "/cam"}, "no topics"),
         ({"path": bag, "rate": 3.0}, "its own stamps"),
-        ({"path": clip, "rate": -1.0}, "frame rate"),
     ]:
         with pytest.raises(SourceError, match=words):
             open_source(**arguments)
+
+
+@pytest.mark.parametrize("rate", [math.inf, -math.inf, math.nan, -1.0, 0.0, 1e-9, 1e300])
+@pytest.mark.parametrize("kind", ["folder", "video", "synthetic"])
+def test_a_rate_that_makes_no_stamps_is_refused(tmp_path, rate, kind):
+    path = "synthetic:static"
+    if kind == "folder":
+        path = image_folder(tmp_path / "images", ["0.png"])
+    if kind == "video":
+        path = write_video(tmp_path / "clip.mp4")
+    with pytest.raises(SourceError, match="the frame rate must be from 0.001 to 1,000,000 per second, got"):
+        open_source(path, rate=rate)
+
+
+def test_a_folder_of_mixed_things_is_refused_with_what_is_in_it(tmp_path):
+    recording = (camera_bag(tmp_path / "bag", 1) / "bag.mcap").read_bytes()
+    for name, contents, words in [
+        ("a", ["0.png", "1.png", "x.mcap"], "holds 2 images and 'x.mcap': name one file"),
+        ("b", ["0.png", "CLIP.MP4"], "holds 1 image and 'CLIP.MP4'"),
+        ("c", ["x.mcap", "clip.mov"], "holds 'x.mcap' and 'clip.mov'"),
+        ("d", ["1.mp4", "2.mp4", "3.mp4", "4.mp4"], "nor images: name the video itself, such as .*'3.mp4' and 1 more"),
+        ("e", ["notes.txt", "run1/0.png", "run2/metadata.yaml", "other/x.txt"], "its folders, such as 'run1', 'run2'$"),
+        ("f", ["notes.txt"], "neither a bag .* nor images$"),
+    ]:
+        for content in contents:
+            path = tmp_path / name / content
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(recording)
+        with pytest.raises(SourceError, match=words):
+            open_source(tmp_path / name)
+    (tmp_path / "bag" / "preview.png").write_bytes(b"")  # a bag with its metadata is a bag, whatever else is there
+    (tmp_path / "bag" / "._bag.mcap").write_bytes(b"")
+    with open_source(tmp_path / "bag") as source:
+        assert len(list(source)) == 1

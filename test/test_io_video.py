@@ -197,6 +197,22 @@ def test_a_long_last_frame_is_no_missing_end(tmp_path):
     assert len(frames) == 4 and not losses
 
 
+def test_of_several_streams_the_largest_is_used_and_that_is_said(tmp_path, caplog):
+    """As drones record a preview beside the video."""
+    with av.open(str(tmp_path / "drone.mp4"), "w") as container:
+        streams = [container.add_stream("libx264", rate=30) for _ in range(2)]
+        for stream, size in zip(streams, [(32, 32), (WIDTH, HEIGHT)], strict=True):
+            stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for stream in streams:
+            for index in range(3):
+                image = picture(index, stream.width, stream.height)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            container.mux(stream.encode(None))
+    frames, losses = frames_of(tmp_path / "drone.mp4")
+    assert [frame.image.shape for frame in frames] == [(HEIGHT, WIDTH, 3)] * 3 and not losses
+    assert caplog.text.count("holds 2 video streams: the largest, 64 x 48, is used") == 1
+
+
 def test_a_very_large_file_is_not_read_through_for_its_length(tmp_path, monkeypatch):
     monkeypatch.setattr("easi3r_ros.io.sources.COUNTABLE", 100)
     with open_source(encode_video(tmp_path / "clip.mp4", [0, 3000])) as source:

@@ -1,10 +1,12 @@
 """Results as files: what other programs read back is what was written, also after a run that broke off."""
 
+import importlib
 import json
 import signal
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -13,8 +15,17 @@ from helpers_io import HEIGHT, PERIOD, WIDTH, FakePipeline, camera_bag, make_res
 
 from easi3r_ros.core.config import CloudConfig, PipelineConfig
 from easi3r_ros.core.types import PointCloud, TrackingState
-from easi3r_ros.io import SourceError, open_source
-from easi3r_ros.io.recording import NAMES, OUTPUTS, open_writers, prepare_folder, run, uninterrupted, write_summary
+from easi3r_ros.io import SourceError, manifest, open_source
+from easi3r_ros.io.recording import (
+    NAMES,
+    OUTPUTS,
+    check_input,
+    open_writers,
+    prepare_folder,
+    run,
+    uninterrupted,
+    write_summary,
+)
 from easi3r_ros.io.writers import (
     VERTEX,
     CloudWriter,
@@ -144,12 +155,85 @@ def test_the_overlay_shows_the_mask_on_the_image(tmp_path, size):
         assert source.rate == 25.0
         frames = [frame.image.astype(int) for frame in source]
     assert len(frames) == 4
-    height, width = frames[0].shape[:2]
-    assert abs(width - size[0]) <= 1 and abs(height - size[1]) <= 1  # encoders want even sizes
+    width, height = size
+    assert frames[0].shape == (height + height % 2, width + width % 2, 3)  # 4:2:0 wants even sizes; nothing is lost
     mask, plain = make_result(2).mask, picture(2, *size).astype(int)
-    redder = (frames[2] - plain[:height, :width])[..., 0]
+    redder = (frames[2][:height, :width] - plain)[..., 0]
     assert redder[13:17, 16:28].mean() > 40 > abs(redder[30:, :10].mean())
     assert mask[13:17, 16:28].all()
+
+
+def at(index: int, stamp_ns: int, size: tuple[int, int] = (WIDTH, HEIGHT)):
+    result = make_result(index, size=size)
+    return replace(result, frame=replace(result.frame, stamp_ns=stamp_ns))
+
+
+def shown_at(path: Path) -> list[float]:
+    """Seconds at which the frames of a video are shown, as the file itself says."""
+    with av.open(str(path)) as container:
+        return [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]
+
+
+def overlay(path: Path, stamps: list[int], rate: float = 10.0) -> list[float]:
+    with OverlayWriter(path, rate) as writer:
+        for index, stamp_ns in enumerate(stamps):
+            writer.write(at(index, stamp_ns))
+    return shown_at(path)
+
+
+def test_the_overlay_shows_every_frame_at_its_stamp(tmp_path):
+    stamps = [stamp(0) + offset for offset in (0, 33_366_666, 66_733_333, 500_000_000, 510_000_000, 7_000_000_000)]
+    shown = overlay(tmp_path / "overlay.mp4", stamps)
+    np.testing.assert_allclose(shown, [(each - stamps[0]) / 1e9 for each in stamps], atol=4e-5)  # of 90,000 per second
+
+
+def test_the_overlay_plays_everywhere(tmp_path):
+    overlay(tmp_path / "overlay.mp4", [stamp(index) for index in range(30)])
+    with av.open(str(tmp_path / "overlay.mp4")) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert "mp4" in container.format.name and not stream.codec_context.has_b_frames
+    capture = cv2.VideoCapture(str(tmp_path / "overlay.mp4"))  # another reader
+    assert [capture.read()[0] for _ in range(31)] == [True] * 30 + [False]
+
+
+@pytest.mark.parametrize("jump", [-3_000_000_000, 0, 4_000_000_000_000_000_000, 3_600_000_000_000])
+def test_stamps_that_jump_do_not_stop_the_overlay(tmp_path, jump):
+    first = 5_000_000_000
+    shown = overlay(tmp_path / "overlay.mp4", [first, first + 100_000_000, first + jump, first + jump + 200_000_000])
+    np.testing.assert_allclose(shown, [0.0, 0.1, 0.2, 0.4], atol=4e-5)
+
+
+@pytest.mark.parametrize("rate", [0.001, 1e6, 30000 / 1001])
+def test_every_rate_that_a_source_may_have_can_be_written(tmp_path, rate):
+    period = round(1e9 / rate)
+    shown = overlay(tmp_path / "overlay.mp4", [0, period, 2 * period], rate)
+    assert shown[0] == 0.0 < shown[1] < shown[2]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 50), (17, 16)])
+def test_small_overlays_can_be_written(tmp_path, size):
+    with OverlayWriter(tmp_path / "overlay.mp4", 25.0) as writer:
+        for index in range(3):
+            frame = replace(make_result(index).frame, image=picture(index, *size))
+            writer.write(replace(make_result(index), frame=frame, mask=np.zeros(size[::-1], bool)))
+    assert len(shown_at(tmp_path / "overlay.mp4")) == 3
+
+
+def test_without_an_encoder_nothing_is_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr(av, "codecs_available", {"mpeg4"})
+    with pytest.raises(WriteError, match=r"no H.264 encoder \(libx264\).*or leave the video out \(--no-video\)"):
+        OverlayWriter(tmp_path / "overlay.mp4", 25.0)
+    real = importlib.import_module
+    monkeypatch.setattr(importlib, "import_module", lambda name, *rest: real("no_" + name if name == "av" else name))
+    with pytest.raises(WriteError, match="the overlay video needs PyAV: pip install 'av>=12'.*--no-video"):
+        OverlayWriter(tmp_path / "overlay.mp4", 25.0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_overlay_that_cannot_be_written_is_an_error_in_words(tmp_path):
+    with pytest.raises(WriteError, match="cannot write '.*/no/overlay.mp4': No such file or directory"):
+        overlay(tmp_path / "no" / "overlay.mp4", [0])
 
 
 def test_a_run_writes_everything_and_sums_up(tmp_path):
@@ -163,12 +247,12 @@ def test_a_run_writes_everything_and_sums_up(tmp_path):
     assert (summary.frames, summary.width, summary.height) == (5, WIDTH, HEIGHT)
     assert summary.path_length == pytest.approx(0.4)
     assert summary.latency_p50_ms == pytest.approx(5.0) and summary.frames_per_second == pytest.approx(200.0)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(NAMES.values())
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*NAMES.values(), manifest.NAME])
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["states"] == {"tracking": 5}
     with open_source(tmp_path / "out" / "bag", topic="/easi3r/mask") as masks:
         assert [frame.stamp_ns for frame in masks] == [stamp(index) for index in range(5)]
-    with open_source(tmp_path / "out" / "overlay.mp4") as overlay:
-        assert overlay.length == 5 and overlay.rate == pytest.approx(1e9 / PERIOD)
+    with open_source(tmp_path / "out" / "overlay.mp4") as video:
+        assert video.length == 5 and video.rate == pytest.approx(1e9 / PERIOD)
 
 
 def test_a_run_that_breaks_off_leaves_readable_files(tmp_path):
@@ -185,8 +269,8 @@ def test_a_run_that_breaks_off_leaves_readable_files(tmp_path):
             run(source, Breaks(), writers)
     with open_source(tmp_path / "out" / "bag", topic="/easi3r/mask") as masks:
         assert len(list(masks)) == 3
-    with open_source(tmp_path / "out" / "overlay.mp4") as overlay:
-        assert len(list(overlay)) == 3
+    with open_source(tmp_path / "out" / "overlay.mp4") as video:
+        assert len(list(video)) == 3
     assert len(list((tmp_path / "out" / "masks").iterdir())) == 3
     assert len(read_ply(tmp_path / "out" / "clouds" / "static.ply")) > 0
 
@@ -220,15 +304,187 @@ def test_images_that_change_their_size_end_the_run(tmp_path):
     assert len(list((tmp_path / "masks").iterdir())) == 2
 
 
-def test_only_an_earlier_run_is_overwritten(tmp_path):
-    out = tmp_path / "out"
-    prepare_folder(out, overwrite=False)
-    (out / "masks").mkdir()
-    (out / "masks" / "000000_1.png").write_text("old")
+@pytest.fixture
+def earlier(tmp_path):
+    """(recording, folder with all results of it)."""
+    recording, out = camera_bag(tmp_path / "in", 3), tmp_path / "out"
+    write_all(recording, out)
+    return recording, out
+
+
+def write_all(recording: Path, out: Path, overwrite: bool = False) -> None:
+    prepare_folder(out, overwrite)
+    with open_source(recording, topic="/cam/image_raw") as source:
+        writers = open_writers(out, OUTPUTS, source, PipelineConfig(), CLASSICAL, clouds_every=1)
+        write_summary(run(source, FakePipeline(), writers), out)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_file_of_a_run_is_in_its_manifest_and_overwritten(earlier):
+    recording, out = earlier
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(WriteError, match="is not empty"):
+    (out / "other").mkdir()
+    with pytest.raises(WriteError, match="is not empty: choose another folder, or --overwrite what an earlier run"):
         prepare_folder(out, overwrite=False)
     prepare_folder(out, overwrite=True)
-    assert [path.name for path in out.iterdir()] == ["notes.txt"]
+    assert sorted(path.name for path in out.iterdir()) == ["notes.txt", "other"]
+    write_all(recording, out, overwrite=True)  # and again, beside what is the user's
+    write_all(recording, out, overwrite=True)
+    assert (out / "notes.txt").read_text() == "mine" and len(list((out / "masks").iterdir())) == 3
+
+
+def test_a_folder_that_no_run_made_is_not_overwritten(tmp_path):
+    """The recording that lies in OUT/bag, images in OUT/masks, a video OUT/overlay.mp4: all of them the user's."""
+    for name in ("bag/bag_0.mcap", "masks/0.png", "overlay.mp4", "clouds/scan.ply", "trajectory.txt", "summary.json"):
+        out = tmp_path / name.replace("/", "_")
+        (out / name).parent.mkdir(parents=True)
+        (out / name).write_text("precious")
+        with pytest.raises(WriteError, match="is not empty: choose another folder$"):  # nothing to overwrite here
+            prepare_folder(out, overwrite=False)
+        with pytest.raises(WriteError, match=f"{name}' was not written by an earlier run: move it away"):
+            prepare_folder(out, overwrite=True)
+        assert contents(out) == {name: b"precious"}
+
+
+def edit(path: Path) -> None:
+    path.write_text(path.read_text() + "# a note of mine\n")
+
+
+def replace_by_own(path: Path) -> None:
+    path.unlink()
+    path.write_bytes(b"my own")
+
+
+def replace_by_link(path: Path) -> None:
+    target = path.parent.parent / "elsewhere"
+    path.rename(target)
+    path.symlink_to(target)
+
+
+@pytest.mark.parametrize(
+    "change, name, words",
+    [
+        (lambda out: edit(out / "trajectory.txt"), "trajectory.txt", "has changed since a run wrote it"),
+        (lambda out: replace_by_own(out / "overlay.mp4"), "overlay.mp4", "has changed since"),
+        (lambda out: replace_by_link(out / "summary.json"), "summary.json", "has changed since"),
+        (
+            lambda out: (out / "masks" / "best.png").write_bytes(b"mine"),
+            "best.png",
+            "was not written by an earlier run",
+        ),
+        (lambda out: (out / "clouds" / "dynamic" / "x").mkdir(), "dynamic/x", "was not written by an earlier run"),
+        (lambda out: (out / "bag").rename(out / "b") and (out / "bag").mkdir(), "", ""),
+    ],
+)
+def test_nothing_is_removed_where_something_of_the_user_s_would_be(earlier, change, name, words):
+    recording, out = earlier
+    change(out)
+    before = contents(out)
+    if words:
+        with pytest.raises(WriteError, match=f"{name}' {words}"):
+            prepare_folder(out, overwrite=True)
+        assert contents(out) == before
+    else:  # moved away: not a run's file any more
+        prepare_folder(out, overwrite=True)
+        assert {path.name for path in out.iterdir()} == {"b"} and (out / "b" / "bag.mcap").exists()
+
+
+def test_what_a_killed_run_left_can_be_overwritten(tmp_path):
+    """No writer was closed: open files are known by their inode, so a copy of the user's in their place is safe."""
+    recording, out = camera_bag(tmp_path / "in", 3), tmp_path / "out"
+    prepare_folder(out, overwrite=False)
+    source = open_source(recording)
+    for writer in open_writers(out, OUTPUTS, source, PipelineConfig(), CLASSICAL, clouds_every=1):
+        writer.write(make_result(0))
+    with (out / manifest.NAME).open("a") as file:
+        file.write('{"path": "masks/0000')  # the line that it was writing
+    assert {"overlay.mp4", "trajectory.txt", "bag", "masks", "clouds"} <= {path.name for path in out.iterdir()}
+    (out / "overlay.mp4").rename(out / "kept.mp4")
+    (out / "overlay.mp4").write_bytes((out / "kept.mp4").read_bytes())
+    with pytest.raises(WriteError, match="overlay.mp4' has changed"):
+        prepare_folder(out, overwrite=True)
+    (out / "kept.mp4").replace(out / "overlay.mp4")
+    prepare_folder(out, overwrite=True)
+    assert not list(out.iterdir())
+
+
+@pytest.mark.parametrize("path", ["../in/precious", "/etc/hostname", "..", ".", ""])
+def test_a_manifest_can_name_nothing_outside_its_folder(tmp_path, path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "precious").write_text("x")
+    status = (tmp_path / "in" / "precious").stat()
+    line = {"path": path, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    (tmp_path / "out" / manifest.NAME).write_text(json.dumps(line) + "\n" + json.dumps({"path": path, "folder": True}))
+    prepare_folder(tmp_path / "out", overwrite=True)
+    assert (tmp_path / "in" / "precious").read_text() == "x" and (tmp_path / "out").is_dir()
+
+
+def test_a_linked_folder_is_not_emptied(earlier, tmp_path):
+    _, out = earlier
+    (out / "masks").rename(tmp_path / "archive")
+    (out / "masks").symlink_to(tmp_path / "archive")
+    with pytest.raises(WriteError, match="has changed since"):
+        prepare_folder(out, overwrite=True)
+    assert len(list((tmp_path / "archive").iterdir())) == 3
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(WriteError, match="is a file"):
-        prepare_folder(out / "notes.txt", overwrite=True)
+        prepare_folder(tmp_path / "notes.txt", overwrite=True)
+
+
+@pytest.mark.parametrize("inside", ["", "bag", "bag/bag.mcap", "masks", "overlay.mp4", "a/b"])
+def test_a_recording_in_the_folder_of_the_results_is_refused(tmp_path, inside):
+    out = tmp_path / "out"
+    (out / inside).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "link").symlink_to(out)
+    for recording, folder in (
+        (out / inside, out),
+        (tmp_path / "link" / inside, out),
+        (out / inside, tmp_path / "link"),
+    ):
+        with pytest.raises(WriteError, match="the input .* lies in .*, where the results go: choose another folder"):
+            check_input(recording, folder)
+    check_input(out / "bag", tmp_path / "other")
+    check_input(tmp_path / "outside", out)
+    check_input(out, out / "results")
+    check_input(Path("synthetic:walkers"), Path("."))
+
+
+def test_damage_is_in_the_summary(tmp_path):
+    (tmp_path / "images").mkdir()
+    for index in range(3):
+        cv2.imwrite(str(tmp_path / "images" / f"{index}.png"), picture(index))
+    (tmp_path / "images" / "1.png").write_bytes(b"")
+    with open_source(tmp_path / "images") as source:
+        summary = run(source, FakePipeline(), [MaskWriter(tmp_path / "masks")])
+    assert (summary.frames, summary.left_out, summary.breaks_off) == (2, 1, False)
+    assert [path.name[:6] for path in sorted((tmp_path / "masks").iterdir())] == ["000000", "000002"]
+
+
+def test_images_too_small_to_be_used_are_refused(tmp_path):
+    (tmp_path / "dot").mkdir()
+    cv2.imwrite(str(tmp_path / "dot" / "0.png"), picture(0, 1, 1))
+    with open_source(tmp_path / "dot") as source, pytest.raises(SourceError, match="1x1 pixels, at least 16x16"):
+        run(source, FakePipeline(), [])
+
+
+def test_an_image_that_a_backbone_cannot_take_is_an_error_of_the_source(tmp_path):
+    class Picky(FakePipeline):
+        def push(self, frame):
+            if frame.index == self.refused:
+                raise ValueError("too thin")
+            return super().push(frame)
+
+    with open_source(camera_bag(tmp_path / "in", 3)) as source:
+        Picky.refused = 0
+        with pytest.raises(SourceError, match="in' cannot be processed: too thin"):
+            run(source, Picky(), [])
+        Picky.refused = 1  # a mistake of ours, which must not look like one of the user's
+        with pytest.raises(ValueError, match="^too thin$"):
+            run(source, Picky(), [])

@@ -5,16 +5,29 @@ import os
 import threading
 import time
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers_io import PERIOD, K, camera_bag, camera_info, jpeg_image, picture, stamp, write_bag, write_video
+from helpers_io import (
+    PERIOD,
+    K,
+    camera_bag,
+    camera_info,
+    encode_video,
+    jpeg_image,
+    picture,
+    raw_image,
+    stamp,
+    write_bag,
+    write_video,
+)
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 
 from easi3r_ros.io import SourceError
 from easi3r_ros.io.playback import open_playback
 from easi3r_ros.messages.images import rgb_from_image
-from easi3r_ros.messages.schedule import TICK, TimedMessage, paced
+from easi3r_ros.messages.schedule import TICK, RemapError, TimedMessage, destinations, paced
 
 needs_ros = pytest.mark.skipif(
     importlib.util.find_spec("rclpy") is None,
@@ -63,6 +76,78 @@ def test_the_recorded_time_is_told_all_along():
     assert seconds[0] == 0.0 and seconds[-1] == 1.0
     steps = np.diff(seconds)
     assert (steps >= 0).all() and steps.max() <= 2.0 * TICK + 1e-6
+
+
+IMAGE, COMPRESSED, INFO = (f"sensor_msgs/msg/{name}" for name in ("Image", "CompressedImage", "CameraInfo"))
+CAMERA = {"/cam/image_raw": IMAGE, "/cam/image_raw/compressed": COMPRESSED, "/cam/camera_info": INFO, "/tf": "x/msg/T"}
+
+
+@pytest.mark.parametrize(
+    "topics, remap, expected",
+    [
+        (
+            {"image": IMAGE, "camera_info": INFO},
+            {"image": "/eye/rgb"},
+            {"image": "/eye/rgb", "camera_info": "/eye/camera_info"},
+        ),
+        ({"image": IMAGE, "camera_info": INFO}, {"/image": "eye"}, {"image": "eye", "camera_info": "camera_info"}),
+        (
+            {"image": IMAGE, "camera_info": INFO},
+            {"image": "/eye/rgb", "camera_info": "/calibration"},
+            {"image": "/eye/rgb", "camera_info": "/calibration"},
+        ),
+        (
+            CAMERA,
+            {"/cam/image_raw": "/eye/rgb"},
+            {
+                "/cam/image_raw": "/eye/rgb",
+                "/cam/image_raw/compressed": "/eye/rgb/compressed",
+                "/cam/camera_info": "/eye/camera_info",
+                "/tf": "/tf",
+            },
+        ),
+        (  # the raw image stays, so its calibration must stay as well
+            CAMERA,
+            {"/cam/image_raw/compressed": "/eye/rgb/compressed"},
+            {
+                "/cam/image_raw": "/cam/image_raw",
+                "/cam/image_raw/compressed": "/eye/rgb/compressed",
+                "/cam/camera_info": ("/cam/camera_info", "/eye/camera_info"),
+                "/tf": "/tf",
+            },
+        ),
+        (  # recorded compressed alone, and called by the name of the camera's image
+            {"/cam/image_raw/compressed": COMPRESSED, "/cam/camera_info": INFO},
+            {"/cam/image_raw": "/eye/rgb"},
+            {"/cam/image_raw/compressed": "/eye/rgb/compressed", "/cam/camera_info": "/eye/camera_info"},
+        ),
+        (  # the other convention: camera_info below the image
+            {"/cam/image": IMAGE, "/cam/image/camera_info": INFO},
+            {"/cam/image": "/eye"},
+            {"/cam/image": "/eye", "/cam/image/camera_info": "/eye/camera_info"},
+        ),
+        (  # another camera's is nothing of ours
+            {"/left/image": IMAGE, "/left/camera_info": INFO, "/right/camera_info": INFO},
+            {"/left/image": "/eye/image"},
+            {
+                "/left/image": "/eye/image",
+                "/left/camera_info": "/eye/camera_info",
+                "/right/camera_info": "/right/camera_info",
+            },
+        ),
+        (CAMERA, {}, {topic: topic for topic in CAMERA}),
+    ],
+)
+def test_what_belongs_to_an_image_goes_with_it(topics, remap, expected):
+    wanted = {topic: place if isinstance(place, tuple) else (place,) for topic, place in expected.items()}
+    assert destinations(topics, remap) == wanted
+
+
+def test_remappings_that_cannot_be_are_refused():
+    with pytest.raises(RemapError, match="there is no '/image_raw' to be remapped; there are: /cam/image_raw, "):
+        destinations(CAMERA, {"image_raw": "/eye"})
+    with pytest.raises(RemapError, match="'/tf' would carry .*: remap one of them elsewhere"):
+        destinations(CAMERA, {"/cam/image_raw": "/tf"})
 
 
 def test_a_bag_is_played_byte_for_byte_and_again(tmp_path):
@@ -133,6 +218,26 @@ def test_frames_become_camera_messages_with_stamps_of_now(tmp_path):
     assert items[3].time_ns - items[1].time_ns == 100_000_000 and before <= items[1].time_ns <= time.time_ns()
 
 
+def test_a_video_is_played_at_the_times_of_its_frames(tmp_path):
+    clip = encode_video(tmp_path / "clip.mp4", [0, 3003, 9009, 90_000])
+    with open_playback(clip) as playback:
+        times = [item.time_ns for item in playback]
+    assert [time - times[0] for time in times] == [ticks * 10**9 // 90_000 for ticks in (0, 3003, 9009, 90_000)]
+
+
+def test_rendering_a_clip_is_shown(monkeypatch):
+    monkeypatch.setattr("easi3r_lab.synthetic.source._FRAMES", 3)
+    told = []
+
+    @contextmanager
+    def progress(total):
+        told.append(total)
+        yield lambda: told.append("frame")
+
+    with open_playback(Path("synthetic:static"), progress=progress):
+        assert told == [3, "frame", "frame", "frame"]  # before anything is played
+
+
 @contextmanager
 def listening(kind, topic, qos):
     """[(monotonic time, message)] of a topic, filled while the context lasts."""
@@ -197,11 +302,59 @@ def test_a_bag_arrives_whole_in_order_with_its_stamps_and_timing(tmp_path, domai
     assert stamps == (sent if reliable else sorted(set(stamps) & set(sent))) and len(stamps) > count // 2
     for item, (_, message) in zip(stamps, got, strict=True):
         assert bytes(message.data) == bytes(jpeg_image(sent.index(item)).data)
-    assert report.messages == {"/there/image": count, "/cam/camera_info": count} and report.acknowledged
+    assert report.messages == {"/there/image": count, "/there/camera_info": count} and report.acknowledged
     expected = (count - 1) * PERIOD / 1e9 / rate
     assert expected <= report.seconds < expected + 1.0
     span = (stamps[-1] - stamps[0]) / 1e9 / rate
     assert got[-1][0] - got[0][0] == pytest.approx(span, abs=0.3)
+
+
+@needs_ros
+def test_the_command_line_of_the_process_is_not_the_player_s(tmp_path, domain, monkeypatch):
+    """ROS arguments of the program that plays would rename topics, or end it with an error of rcl."""
+    import sys
+
+    from easi3r_ros.ros.player import PlayOptions, play
+
+    for arguments in (["-r", "/cam/image_raw:=/elsewhere", "-r", "__ns:=/robot"], ["-r", "no remapping"]):
+        monkeypatch.setattr(sys, "argv", ["program", "--ros-args", *arguments])
+        with open_playback(camera_bag(tmp_path / f"bag{len(arguments)}", 2)) as bag:
+            assert play(bag, bag.topics, PlayOptions()).messages == {"/cam/image_raw": 2, "/cam/camera_info": 2}
+
+
+@needs_ros
+def test_a_camera_info_is_played_beside_every_image(tmp_path, domain):
+    from rclpy.qos import QoSProfile
+    from sensor_msgs.msg import CameraInfo
+
+    from easi3r_ros.ros.player import PlayOptions, play
+
+    messages = [("/cam/image_rect", "sensor_msgs/msg/Image", stamp(9), raw_image(9))]
+    messages += [
+        (f"/cam/{name}", f"sensor_msgs/msg/{kind}", stamp(i), make(i))
+        for i in range(3)
+        for name, kind, make in (("image_raw", "Image", raw_image), ("camera_info", "CameraInfo", camera_info))
+    ]
+    options = PlayOptions(rate=10.0, wait=20.0, remap={"/cam/image_raw": "/eye/image"})
+    with (
+        open_playback(write_bag(tmp_path / "bag", sorted(messages, key=lambda item: item[2]))) as bag,
+        listening(CameraInfo, "/eye/camera_info", QoSProfile(depth=10)) as got,
+    ):
+        report = play(bag, bag.topics, options)
+        arrived(got, 3)
+    assert report.messages == {"/cam/image_rect": 1, "/eye/image": 3, "/cam/camera_info": 3, "/eye/camera_info": 3}
+    assert len(got) == 3
+
+
+@needs_ros
+def test_a_topic_that_ros_does_not_take_is_an_error_in_words(tmp_path, domain):
+    from easi3r_ros.ros.player import PlayError, PlayOptions, play
+
+    with (
+        open_playback(camera_bag(tmp_path / "bag", 1)) as bag,
+        pytest.raises(PlayError, match="'/cam/image_raw' cannot be published: .*[Ii]nvalid"),
+    ):
+        play(bag, bag.topics, PlayOptions(remap={"/cam/image_raw": "/an image"}))
 
 
 @needs_ros

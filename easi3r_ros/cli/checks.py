@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from easi3r_ros.io.sources import Losses
 
+MANY = 2**31 - 1  # more frames than any recording has
 DAMAGED = 1  # exit status: the work is done, but not all of the input could be used
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from easi3r_ros.cli.checks import exit_for, finite
+from easi3r_ros.cli.checks import MANY, exit_for, finite
 
 if TYPE_CHECKING:
     from easi3r_ros.core.alignment.whole import GlobalAlignment
@@ -30,7 +30,7 @@ def run(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML with settings; the node's parameter files will do.")] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting.")] = None,
-    max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
+    max_frames: Annotated[int | None, typer.Option(min=1, max=MANY, help="Stop after so many frames.")] = None,
     rate: Annotated[
         float | None,
         typer.Option(min=0.01, callback=finite, help="Frames per second; default: a video's own times, 30 for images."),
@@ -41,7 +41,7 @@ def run(
     clouds: Annotated[bool, typer.Option(help="Point clouds as PLY.")] = True,
     video: Annotated[bool, typer.Option(help="Overlay as MP4.")] = True,
     bag: Annotated[bool, typer.Option(help="A rosbag2 with the node's topics.")] = True,
-    clouds_every: Annotated[int, typer.Option(min=1, help="Of how many frames one becomes a PLY cloud.")] = 5,
+    clouds_every: Annotated[int, typer.Option(min=1, max=MANY, help="Of how many frames one becomes a PLY cloud.")] = 5,
     overwrite: Annotated[bool, typer.Option(help="Remove first what earlier runs wrote there, nothing else.")] = False,
     globally: Annotated[
         bool,

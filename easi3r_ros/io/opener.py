@@ -111,7 +111,7 @@ def _is_bag_folder(path: Path) -> bool:
     videos = [item.name for item in visible if item.suffix.lower() in VIDEO_SUFFIXES]
     images = image_files(visible)
     if (recordings or images) and videos or recordings and images:
-        found = [f"{len(images)} images"] if images else []
+        found = [f"{len(images)} image{'s'[: len(images) != 1]}"] if images else []
         found += [_listed(names) for names in (recordings, videos) if names]
         raise SourceError(
             f"'{path}' holds {' and '.join(found)}: name one file, or put the images into their own folder"

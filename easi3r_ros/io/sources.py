@@ -192,8 +192,3 @@ def load_calibration(path: Path, frame_id: str = CameraProperties.frame_id) -> C
     if not (np.isfinite(K).all() and K[0, 0] > 0 and K[1, 1] > 0):
         raise SourceError(f"'{path}': focal lengths must be positive, got {K[0, 0]} and {K[1, 1]}")
     return CameraProperties(frame_id, K, size)
-
-
-log = logging.getLogger(__name__)
-
-# A recording that was begun in the middle of a stream cannot be decoded before its first complete picture.

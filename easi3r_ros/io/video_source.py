@@ -115,6 +115,7 @@ def _display_matrix(picture: Any) -> np.ndarray | None:
     return None
 
 
+# A recording that was begun in the middle of a stream cannot be decoded before its first complete picture.
 PATIENCE = 500
 COUNTABLE = 2 << 30  # bytes; a larger file is not read through only to know how many frames it holds
 JUMP = 1_000_000_000  # nanoseconds by which the time may go back before it counts as another recording
@@ -134,6 +135,7 @@ class VideoSource(FrameSource):
         self._av = import_av(SourceError, "reading a video")
         with closing(self._open()) as container:
             stream = self._stream(container)
+            self._say_which_stream(container, stream)
             first = self._first(container, stream)
             self._rate = self.given_rate or _mean_rate(stream, container)
             self._turn = turn_of(first, path)
@@ -225,6 +227,12 @@ class VideoSource(FrameSource):
                 if damaged == PATIENCE:
                     raise SourceError(f"'{self.path}': none of the first {PATIENCE} pictures can be decoded ({why})")
         raise SourceError(f"'{self.path}' holds no frame that can be decoded: it is empty, truncated or damaged")
+
+    def _say_which_stream(self, container: Any, stream: Any) -> None:
+        count = sum(1 for other in container.streams.video if not _is_cover(other))
+        if count > 1:
+            size = stream.codec_context.width, stream.codec_context.height
+            log.warning("'%s' holds %d video streams: the largest, %d x %d, is used", self.path, count, *size)
 
     def _say_that_times_are_missing(self) -> None:
         if not self._rate:
