@@ -59,7 +59,8 @@ def covered(cue, evidence=None, *, index=0) -> float:
 
 class TestChoice:
     @pytest.mark.parametrize(
-        ("attention", "name", "sources"), [(False, "geometry", ["geometry"]), (True, "fused", ["geometry", "attention"])]
+        ("attention", "name", "sources"),
+        [(False, "geometry", ["geometry"]), (True, "fused", ["geometry", "attention"])],
     )
     def test_auto(self, attention, name, sources):
         cue = build_cue(MotionConfig(), attention)
