@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from easi3r_lab.published.objective import Options, Problem
+from easi3r_lab.published.objective import ObjectiveOptions, Problem
 from easi3r_lab.published.solver import SolverOptions, solve
 from easi3r_ros.core.types import PairGeometry
 
@@ -41,7 +41,7 @@ def _solved(
     maps = [torch.stack([getattr(p, name) for p in inside]) for name in ("points_a", "points_b", "conf_a", "conf_b")]
     edges = torch.tensor([[row[pair.a], row[pair.b]] for pair in inside])
     problem = Problem(edges, *maps, masks=torch.stack([masks[index] for index in chunk]))
-    options = SolverOptions(Options(flow_weight=0.0, static_weighting=True), K=K)
+    options = SolverOptions(ObjectiveOptions(flow_weight=0.0, static_weighting=True), K=K)
     return solve(problem, options).world_from_cam
 
 

@@ -17,7 +17,7 @@ from easi3r_lab.eval.trajectory import score
 from easi3r_lab.synthetic.motions import Attached, Fixed, Swing, pose
 from easi3r_lab.synthetic.presets import build_scene
 from easi3r_lab.synthetic.presets.furniture import block
-from easi3r_lab.synthetic.scene import Camera, Part, Scene, SceneObject
+from easi3r_lab.synthetic.scene import Part, Scene, SceneCamera, SceneObject
 from easi3r_lab.synthetic.shapes import Box
 from easi3r_lab.synthetic.true_pairs import PairNoise, Truth, iter_truths, pair_of_truths
 from easi3r_ros.core.alignment.incremental import IncrementalAligner
@@ -175,10 +175,10 @@ def _turning(scene: Scene) -> Scene:
     """The camera stays where it is and turns to and fro."""
     start = scene.camera.world_from_cam(0.0)
     turn = Swing(Fixed(start), (0.0, 0.0, 0.0), angle=0.3, frequency=0.1, phase=0.0)
-    return replace(scene, camera=Camera(turn, scene.camera.horizontal_fov))
+    return replace(scene, camera=SceneCamera(turn, scene.camera.horizontal_fov))
 
 
 def _stopping(scene: Scene, frames: int) -> Scene:
     """The camera walks for the first half, then stands still."""
     walk, end = scene.camera.world_from_cam, frames / RATE / 2
-    return replace(scene, camera=Camera(lambda seconds: walk(min(seconds, end)), scene.camera.horizontal_fov))
+    return replace(scene, camera=SceneCamera(lambda seconds: walk(min(seconds, end)), scene.camera.horizontal_fov))

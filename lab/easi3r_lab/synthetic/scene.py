@@ -69,7 +69,7 @@ class Sky:
 
 
 @dataclass(frozen=True)
-class Camera:
+class SceneCamera:
     """A pinhole camera without distortion."""
 
     world_from_cam: Motion
@@ -80,7 +80,7 @@ class Camera:
 @dataclass(frozen=True)
 class Scene:
     objects: tuple[SceneObject, ...]
-    camera: Camera
+    camera: SceneCamera
     light: Light | Sky  # under a lamp, the scene must be closed: no ray may leave it
 
     @property
@@ -97,7 +97,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class View:
+class SceneView:
     """A camera and the parts of a scene at one instant."""
 
     K: np.ndarray  # (3, 3)
@@ -105,9 +105,9 @@ class View:
     world_from_part: np.ndarray  # (P, 4, 4)
 
 
-def view_of(scene: Scene, seconds: float, size: tuple[int, int]) -> View:
+def view_of(scene: Scene, seconds: float, size: tuple[int, int]) -> SceneView:
     """Camera and objects at a time; size: (W, H) of the image."""
-    return View(
+    return SceneView(
         intrinsics(size, scene.camera.horizontal_fov),
         scene.camera.world_from_cam(seconds),
         np.stack([part.world_from_part(seconds) for part in scene.parts]),

@@ -7,7 +7,7 @@ import torch
 
 from easi3r_lab.synthetic import correspondence as between
 from easi3r_lab.synthetic.first_hits import Grid, slopes
-from easi3r_lab.synthetic.scene import View
+from easi3r_lab.synthetic.scene import SceneView
 
 INFINITY = 1e6  # metres: how far away the sky is where it needs a place
 
@@ -19,7 +19,7 @@ def pointmap(K: np.ndarray, depth: np.ndarray) -> np.ndarray:
         return np.stack([x[None] * depth, y[:, None] * depth, depth], axis=-1)
 
 
-def points_in_view(view_i: View, view_j: View, depth_i: np.ndarray, parts_i: np.ndarray) -> np.ndarray:
+def points_in_view(view_i: SceneView, view_j: SceneView, depth_i: np.ndarray, parts_i: np.ndarray) -> np.ndarray:
     """(H, W, 3) where the surface points seen by camera i are at time j, in camera j's frame; movers move along.
 
     depth_i: (H, W) metres, inf: the sky, which is put INFINITY away; parts_i: (H, W) rigid part that each pixel sees.
@@ -38,7 +38,7 @@ def points_in_view(view_i: View, view_j: View, depth_i: np.ndarray, parts_i: np.
     ].numpy()
 
 
-def flow_between(view_i: View, view_j: View, depth_i: np.ndarray, parts_i: np.ndarray) -> np.ndarray:
+def flow_between(view_i: SceneView, view_j: SceneView, depth_i: np.ndarray, parts_i: np.ndarray) -> np.ndarray:
     """(H, W, 2) float64 optical flow (x, y) in pixels from i to j; NaN where a point goes behind camera j."""
     points = torch.from_numpy(points_in_view(view_i, view_j, depth_i, parts_i))[None]
     height, width = depth_i.shape
@@ -47,7 +47,12 @@ def flow_between(view_i: View, view_j: View, depth_i: np.ndarray, parts_i: np.nd
 
 
 def occluded_between(
-    view_i: View, view_j: View, depth_i: np.ndarray, parts_i: np.ndarray, depth_j: np.ndarray, tolerance: float = 0.02
+    view_i: SceneView,
+    view_j: SceneView,
+    depth_i: np.ndarray,
+    parts_i: np.ndarray,
+    depth_j: np.ndarray,
+    tolerance: float = 0.02,
 ) -> np.ndarray:
     """(H, W) bool, True where what camera i sees leaves image j or is hidden there.
 

@@ -9,7 +9,7 @@ import numpy as np
 from easi3r_lab.synthetic.motions import EllipseWalk, Fixed, Handheld, hand_waves, pose
 from easi3r_lab.synthetic.presets import furniture
 from easi3r_lab.synthetic.presets.people import walker
-from easi3r_lab.synthetic.scene import Camera, Light, Occluder, Part, Scene, SceneObject
+from easi3r_lab.synthetic.scene import Light, Occluder, Part, Scene, SceneCamera, SceneObject
 from easi3r_lab.synthetic.shapes import Ellipsoid
 from easi3r_lab.synthetic.textures import fabric, poster, speckle
 
@@ -73,7 +73,7 @@ def lamp() -> Light:
     return Light(position=(-0.8, 0.6, 2.5))
 
 
-def _camera(rng: np.random.Generator, duration: float) -> Camera:
+def _camera(rng: np.random.Generator, duration: float) -> SceneCamera:
     side = rng.choice([-1.0, 1.0])
     one_way = min(duration, LONGEST_WAY)
     travel = WALKING_SPEED * one_way * np.array([0.55, 0.84 * side, 0.0])
@@ -90,7 +90,7 @@ def _camera(rng: np.random.Generator, duration: float) -> Camera:
         shake=0.006,
         waves=hand_waves(rng),
     )
-    return Camera(path)
+    return SceneCamera(path)
 
 
 def interior(rng: np.random.Generator) -> tuple[SceneObject, ...]:

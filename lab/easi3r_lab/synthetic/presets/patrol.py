@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 from easi3r_lab.synthetic.motions import EllipseWalk, hand_waves, pose
 from easi3r_lab.synthetic.presets.living_room import interior, lamp
 from easi3r_lab.synthetic.presets.people import walker
-from easi3r_lab.synthetic.scene import Camera, Scene
+from easi3r_lab.synthetic.scene import Scene, SceneCamera
 
 BODY_FROM_OPTICAL = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])  # REP-103
 ROUND = EllipseWalk(centre=(0.0, 0.0, 1.45), axes=(1.7, 1.4), yaw=0.0, speed=0.5, phase=0.0)
@@ -65,4 +65,4 @@ def patrol(rng: np.random.Generator, duration: float) -> Scene:
     for number, (ahead, left) in enumerate(AHEAD, start=1):
         path = replace(ROUND, centre=(0.0, 0.0, 0.0), phase=start + ahead)
         people.append(walker(rng, f"walker {number}", Beside(path, left, 0.15, rng.uniform(0, 2 * np.pi))))
-    return Scene((*interior(rng), *people), Camera(camera), lamp())
+    return Scene((*interior(rng), *people), SceneCamera(camera), lamp())

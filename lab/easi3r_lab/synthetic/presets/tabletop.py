@@ -6,7 +6,7 @@ import numpy as np
 
 from easi3r_lab.synthetic.motions import Attached, EllipseWalk, Fixed, Handheld, hand_waves, pose
 from easi3r_lab.synthetic.presets import furniture
-from easi3r_lab.synthetic.scene import Camera, Light, Occluder, Part, Scene, SceneObject
+from easi3r_lab.synthetic.scene import Light, Occluder, Part, Scene, SceneCamera, SceneObject
 from easi3r_lab.synthetic.shapes import Box, Cylinder, Ellipsoid
 from easi3r_lab.synthetic.textures import fabric, poster, speckle
 
@@ -27,7 +27,7 @@ def tabletop(rng: np.random.Generator, duration: float) -> Scene:
     return Scene((*still, _toy_car(rng), _ball(rng)), _camera(rng, duration), Light((-0.6, 0.8, 2.2), reach=2.0))
 
 
-def _camera(rng: np.random.Generator, duration: float) -> Camera:
+def _camera(rng: np.random.Generator, duration: float) -> SceneCamera:
     side = rng.choice([-1.0, 1.0])
     one_way = min(duration, LONGEST_WAY)
     travel = ARM_SPEED * one_way * np.array([0.1, side, 0.1])
@@ -43,7 +43,7 @@ def _camera(rng: np.random.Generator, duration: float) -> Camera:
         shake=0.005,
         waves=hand_waves(rng),
     )
-    return Camera(path)
+    return SceneCamera(path)
 
 
 def _crockery(rng: np.random.Generator) -> tuple[SceneObject, ...]:
