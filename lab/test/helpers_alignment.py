@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from easi3r_lab.eval.alignment_golden import Variant, read_variants
 from easi3r_lab.eval.alignment_twins import Twin, preset_twin
-from easi3r_lab.eval.trajectory import score
+from easi3r_lab.eval.recorded_alignments import Variant, read_variants
+from easi3r_lab.eval.scores import score_trajectory
 from easi3r_lab.published.objective import FOCAL_SCALE, ObjectiveOptions, Parameters, Problem
 from easi3r_lab.published.solver import BatchSolution, SolverOptions
 
@@ -90,4 +90,4 @@ def shaken(problem: Problem, relative: float, seed: int = 0) -> Problem:
 
 
 def ate(solution: BatchSolution, truth: np.ndarray) -> float:
-    return score(solution.world_from_cam, truth).ate
+    return score_trajectory(solution.world_from_cam, truth).ate

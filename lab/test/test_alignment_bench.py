@@ -9,8 +9,8 @@ import torch
 from easi3r_lab.cli import alignment_tables
 from easi3r_lab.eval import alignment_bench, alignment_twins
 from easi3r_lab.eval.alignment_bench import SolverRow, curve_row, twin_rows
-from easi3r_lab.eval.alignment_golden import AlignmentFileError, read_variants
 from easi3r_lab.eval.alignment_twins import box_room
+from easi3r_lab.eval.recorded_alignments import AlignmentFileError, read_variants
 from easi3r_lab.published.objective import Optimised
 from helpers_alignment import GOLDEN, one_thread, recorded_variants  # noqa: F401
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from easi3r_lab.cli import main
 from easi3r_lab.eval import synthetic_clips
-from easi3r_lab.eval.synthetic_clips import ClipSpec, evaluate, evaluate_baselines, render
-from easi3r_lab.eval.synthetic_table import rows
+from easi3r_lab.eval.synthetic_clips import ClipSpec, evaluate, evaluate_baselines, render, rows
 from easi3r_lab.training import held_out
 
 from easi3r_ros.core.config import PipelineConfig
@@ -71,8 +70,7 @@ def small_clips(monkeypatch):
     def small(*arguments, **named):
         return replace(ClipSpec(*arguments, **named), size=(96, 72))
 
-    for module in ("synthetic_table", "synthetic_clips"):
-        monkeypatch.setattr(f"easi3r_lab.eval.{module}.ClipSpec", small)
+    monkeypatch.setattr(synthetic_clips, "ClipSpec", small)
 
 
 def test_a_scene_without_movers_has_no_frozen_twin(small_clips):

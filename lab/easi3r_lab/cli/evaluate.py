@@ -62,7 +62,7 @@ def synthetic(
     """Masks, cues, depth and camera on rendered clips, with their movers frozen as a control, beside baselines."""
     import torch
 
-    from easi3r_lab.eval.synthetic_table import rows
+    from easi3r_lab.eval.synthetic_clips import rows
 
     torch.set_num_threads(1)
     configs = _configs(checkpoint, classical)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from easi3r_lab.eval.alignment_golden import Variant
 from easi3r_lab.eval.alignment_twins import Twin
-from easi3r_lab.eval.trajectory import score
+from easi3r_lab.eval.recorded_alignments import Variant
+from easi3r_lab.eval.scores import score_trajectory
 from easi3r_lab.published import objective as reference
 from easi3r_lab.published.initial import string_together
 from easi3r_lab.published.objective import ObjectiveOptions, Optimised, Parameters, Problem
@@ -133,7 +133,7 @@ def objective(problem: Problem, options: ObjectiveOptions, parameters: Parameter
 
 def trajectory_errors(poses: np.ndarray, truth: np.ndarray) -> Errors:
     """Of (T, 4, 4) world_from_cam."""
-    result = score(poses, truth)
+    result = score_trajectory(poses, truth)
     return result.ate, result.rpe_translation, result.rpe_rotation
 
 

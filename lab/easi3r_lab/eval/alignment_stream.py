@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import torch
 
-from easi3r_lab.eval.trajectory import score
+from easi3r_lab.eval.scores import score_trajectory
 from easi3r_lab.synthetic.motions import Attached, Fixed, Swing, pose
 from easi3r_lab.synthetic.presets import build_scene
 from easi3r_lab.synthetic.presets.furniture import block
@@ -139,7 +139,7 @@ def stream_row(name: str, steps: Sequence[Step]) -> StreamRow:
     estimated = np.stack([result.world_from_cam for result in results])
     lost = [result.state is TrackingState.LOST for result in results]
     try:
-        scored = score(estimated, np.stack([step.truth for step in steps]))
+        scored = score_trajectory(estimated, np.stack([step.truth for step in steps]))
         ate, rotation = scored.ate_percent_of_path, scored.rpe_rotation
     except ValueError:  # a camera that only turns has no path to align
         ate, rotation = float("nan"), float("nan")
