@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from easi3r_lab.eval.scores import score_trajectory
+from easi3r_lab.synthetic.correspondence import points_in_view
 from easi3r_lab.synthetic.presets import build_scene
 from easi3r_lab.synthetic.true_pairs import PairNoise, iter_truths, pair_of_truths
-from easi3r_lab.synthetic.truth import points_in_view
 from helpers_io import make_result
 
 from easi3r_ros.core.alignment.incremental import IncrementalAligner

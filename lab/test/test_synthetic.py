@@ -6,11 +6,10 @@ import cv2
 import numpy as np
 import pytest
 from easi3r_lab.synthetic import Clip, iter_frames, render_clip
+from easi3r_lab.synthetic.clips import render_frame
 from easi3r_lab.synthetic.motions import Fixed, look_at, pose
 from easi3r_lab.synthetic.presets import PRESETS, build_scene
-from easi3r_lab.synthetic.render import render_frame
-from easi3r_lab.synthetic.scene import Light, Occluder, Part, Scene, SceneCamera, SceneObject, Sky
-from easi3r_lab.synthetic.shapes import Box, Ellipsoid, Room
+from easi3r_lab.synthetic.scene import Box, Ellipsoid, Light, Occluder, Part, Room, Scene, SceneCamera, SceneObject, Sky
 from easi3r_lab.synthetic.textures import speckle
 from easi3r_lab.synthetic.true_pairs import iter_truths
 

@@ -16,9 +16,8 @@ import torch
 from easi3r_lab.eval.scores import score_trajectory
 from easi3r_lab.synthetic.motions import Attached, Fixed, Swing, pose
 from easi3r_lab.synthetic.presets import build_scene
-from easi3r_lab.synthetic.presets.furniture import block
-from easi3r_lab.synthetic.scene import Part, Scene, SceneCamera, SceneObject
-from easi3r_lab.synthetic.shapes import Box
+from easi3r_lab.synthetic.presets.props import block
+from easi3r_lab.synthetic.scene import Box, Part, Scene, SceneCamera, SceneObject
 from easi3r_lab.synthetic.true_pairs import PairNoise, Truth, iter_truths, pair_of_truths
 from easi3r_ros.core.alignment.incremental import IncrementalAligner
 from easi3r_ros.core.alignment.placement import PLACED

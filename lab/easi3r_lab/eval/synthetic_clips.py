@@ -12,9 +12,9 @@ from sklearn.metrics import roc_auc_score
 
 from easi3r_lab.eval.baselines import BASELINES
 from easi3r_lab.eval.scores import RECALL_THRESHOLD, region_similarity, score_depth, score_trajectory
+from easi3r_lab.synthetic.clips import RenderedFrame, render_frame
 from easi3r_lab.synthetic.motions import with_movers_frozen
 from easi3r_lab.synthetic.presets import build_scene
-from easi3r_lab.synthetic.render import RenderedFrame, render_frame
 from easi3r_ros.core.config import PipelineConfig
 from easi3r_ros.core.pipeline import Pipeline
 from easi3r_ros.core.types import Frame, FrameResult, TrackingState

@@ -11,8 +11,7 @@ from torch import Tensor
 from easi3r_lab.synthetic import patterns
 from easi3r_lab.synthetic.first_hits import Grid, first_hits
 from easi3r_lab.synthetic.scene import Light, Scene, SceneView, Sky
-from easi3r_lab.synthetic.texture_bank import bank_of, mip_maps
-from easi3r_lab.synthetic.textures import Texture
+from easi3r_lab.synthetic.textures import Texture, bank_of, mip_maps
 from easi3r_lab.synthetic.worlds import FACES, Lights, Materials, Occluders, Shots, Worlds
 from easi3r_ros.core.geometry import invert_se3
 

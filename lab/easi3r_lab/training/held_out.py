@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from easi3r_lab.eval.scores import DepthScore, score_depth
-from easi3r_lab.synthetic.training import training_views
+from easi3r_lab.synthetic.training_views import training_views
 from easi3r_lab.training.losses import TrainingAnswers, answer
 from easi3r_lab.training.pairs import Direction, TrainingPairs, training_pairs
 from easi3r_lab.training.plan import EVALUATION_SEED, TINY

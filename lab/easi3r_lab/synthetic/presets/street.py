@@ -5,9 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from easi3r_lab.synthetic.motions import Fixed, Handheld, Shuttle, hand_waves, pose
-from easi3r_lab.synthetic.presets.vehicles import car
-from easi3r_lab.synthetic.scene import Occluder, Part, Scene, SceneCamera, SceneObject, Sky
-from easi3r_lab.synthetic.shapes import Box, Cylinder, Ellipsoid, Prism
+from easi3r_lab.synthetic.presets.props import car
+from easi3r_lab.synthetic.scene import (
+    Box,
+    Cylinder,
+    Ellipsoid,
+    Occluder,
+    Part,
+    Prism,
+    Scene,
+    SceneCamera,
+    SceneObject,
+    Sky,
+)
 from easi3r_lab.synthetic.textures import bricks, facade, plaster, poster, speckle, tiles
 
 ROAD = 3.4  # half width, metres

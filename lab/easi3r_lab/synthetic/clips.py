@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from easi3r_lab.synthetic.assembly import shots_of, truth_of, worlds_of
+from easi3r_lab.synthetic.correspondence import flow_between, occluded_between, pointmap
 from easi3r_lab.synthetic.first_hits import Grid
 from easi3r_lab.synthetic.presets import build_scene
-from easi3r_lab.synthetic.rendering import render
+from easi3r_lab.synthetic.renderer import render
 from easi3r_lab.synthetic.scene import Scene, SceneView, Sky, view_of
 from easi3r_lab.synthetic.sensor import GAMMA
-from easi3r_lab.synthetic.truth import flow_between, occluded_between, pointmap
 from easi3r_lab.synthetic.worlds import Worlds
 
 SUPERSAMPLING = 2  # rays per pixel and axis
