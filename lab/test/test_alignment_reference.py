@@ -23,7 +23,7 @@ from helpers_alignment import (  # noqa: F401
 
 @pytest.mark.parametrize("name", ["demo_noflow", "indep_focal_cosine"])
 def test_first_steps_of_the_recorded_optimisation(name):
-    """Rounding grows with the steps; so early, repeated published runs agree to this. All 300: `easi3r bench align`."""
+    """Rounding grows with the steps; so early, repeated published runs agree to this. All: `easi3r-lab bench align`."""
     variant = recorded_variants()[name]
     steps = 40
     optimised = reference.adam(variant.problem, variant.init.parameters, variant.options, steps)

@@ -1,4 +1,4 @@
-"""The batch alignment against the published optimiser: `easi3r bench align`.
+"""The batch alignment against the published optimiser: `easi3r-lab bench align`.
 
 The reference must reproduce the recorded optimisation; the solver must reach its result, measured by the reference's
 objective, in a hundredth of the time of the reference's own Adam steps.

@@ -1,4 +1,4 @@
-"""The incremental alignment over long and over difficult streams of simulated pairs: `easi3r bench align`.
+"""The incremental alignment over long and over difficult streams of simulated pairs: `easi3r-lab bench align`.
 
 No network and no images: pointmaps come from the truth of a rendered scene, with noise and hidden scales.
 """

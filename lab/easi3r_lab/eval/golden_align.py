@@ -2,7 +2,7 @@
 
 Parameters are taken as recorded, and everything that follows from them is compared: poses, focal lengths, all terms of
 the objective, gradients, errors against the truth. Of Adam's curve only the beginning is compared, because rounding
-differences grow with the steps (`easi3r bench align` has all of it). The solver must reach the published result.
+differences grow with the steps (`easi3r-lab bench align` has all of it). The solver must reach the published result.
 """
 
 from __future__ import annotations
