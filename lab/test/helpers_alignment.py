@@ -15,7 +15,7 @@ from easi3r_lab.eval.scores import score_trajectory
 from easi3r_lab.published.objective import FOCAL_SCALE, ObjectiveOptions, Parameters, Problem
 from easi3r_lab.published.solver import BatchSolution, SolverOptions
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT.parent / "shared" / "golden" / "golden_align.npz"
 SMALL = Path(__file__).parent / "data" / "golden_align_small.npz"
 

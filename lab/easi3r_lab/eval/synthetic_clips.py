@@ -200,11 +200,15 @@ class Row:
 
 
 def rows(
-    presets: Sequence[str], seeds: Sequence[int], frames: int, configs: Mapping[str, PipelineConfig]
+    presets: Sequence[str],
+    seeds: Sequence[int],
+    frames: int,
+    configs: Mapping[str, PipelineConfig],
+    rate: float = ClipSpec.rate,
 ) -> Iterator[Row]:
-    """One row per preset and method, the baselines last. configs: what to evaluate, by name."""
+    """One row per preset and method, the baselines last. configs: what to evaluate, by name; rate: Hz of the clips."""
     for preset in presets:
-        specs = [ClipSpec(preset, seed, frames, frozen=frozen) for seed in seeds for frozen in (False, True)]
+        specs = [ClipSpec(preset, seed, frames, rate=rate, frozen=frozen) for seed in seeds for frozen in (False, True)]
         clips = {spec: render(spec) for spec in specs}
         if not any(frame.mask.any() for frame in clips[specs[0]]):  # nothing to freeze
             clips = {spec: frames for spec, frames in clips.items() if not spec.frozen}
