@@ -20,7 +20,7 @@ setup: ## Make .venv, install the libraries and ROS 2, build the messages
 	@scripts/setup
 
 demo: setup ## Run the node on a rendered clip; prints one line of JSON, leaves pictures in demo_out/
-	@$(WITH_ROS) easi3r demo --out demo_out
+	@$(WITH_ROS) easi3r-lab demo --out demo_out
 
 lint: setup ## Check style and the direction of imports
 	@$(WITH_ROS) ruff check . && ruff format --check . && lint-imports

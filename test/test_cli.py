@@ -64,7 +64,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
-    assert all(name in done.stdout for name in ("run", "play", "verify", "weights", "demo", "doctor"))
+    assert all(name in done.stdout for name in ("run", "play", "weights", "doctor"))
 
 
 def test_run_writes_results_and_a_summary(easi3r, fake_pipeline, tmp_path):
@@ -131,8 +131,6 @@ def test_user_errors_are_one_line(easi3r, fake_pipeline, tmp_path):
         (("run", bag, *out, "--checkpoint", "monst3r"), "easi3r weights get monst3r"),
         (("weights", "get", "dust4r"), "no checkpoint is called 'dust4r'; known: dust3r-512-dpt"),
         (("weights", "generate", "huge", "--out", tmp_path / "w.pth"), "neither a file nor one of"),
-        (("verify", tmp_path / "nothing.npz"), "there is no file"),
-        (("verify", tmp_path / "text.mp4"), "is not a golden file"),
         (("play", tmp_path / "nothing"), "does not exist"),
     ]:
         code, _, err = easi3r(*arguments)
@@ -284,21 +282,6 @@ def test_terminate_leaves_readable_files(tmp_path):
     assert process.returncode == 130 and "error: interrupted" in err, err
     with open_source(out / "bag", topic="/easi3r/mask") as masks:
         assert 3 <= len(list(masks)) < 200
-
-
-def test_verify_prints_a_table_and_fails_on_a_wrong_value(easi3r, tmp_path):
-    file = next(iter(sorted(GOLDEN.glob("*small_linear*.npz"))), None)
-    if file is None:
-        pytest.skip("no golden file of a small network in test/data")
-    code, out, err = easi3r("verify", file)
-    assert code == 0, out + err
-    assert "max error" in out and "quantities within tolerance" in out and "NO" not in out
-    arrays = dict(np.load(file))
-    name = next(name for name in arrays if "pts3d" in name)
-    arrays[name] = arrays[name] + 0.01
-    np.savez(tmp_path / "wrong.npz", **arrays)
-    code, out, _ = easi3r("verify", tmp_path / "wrong.npz")
-    assert code == 1 and "NO" in out
 
 
 def test_weights_lists_licence_source_size_and_sums(easi3r, monkeypatch, tmp_path):

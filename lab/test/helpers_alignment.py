@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from easi3r_lab.eval.alignment_golden import Variant, read_variants
 from easi3r_lab.eval.alignment_twins import Twin, preset_twin
-from easi3r_lab.eval.trajectory import score
-from easi3r_lab.published.objective import FOCAL_SCALE, Options, Parameters, Problem
-from easi3r_lab.published.solver import Solution, SolverOptions
+from easi3r_lab.eval.recorded_alignments import Variant, read_variants
+from easi3r_lab.eval.scores import score_trajectory
+from easi3r_lab.published.objective import FOCAL_SCALE, ObjectiveOptions, Parameters, Problem
+from easi3r_lab.published.solver import BatchSolution, SolverOptions
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT.parent / "shared" / "golden" / "golden_align.npz"
 SMALL = Path(__file__).parent / "data" / "golden_align_small.npz"
 
-NO_FLOW = Options(flow_weight=0.0)
+NO_FLOW = ObjectiveOptions(flow_weight=0.0)
 PARITY = SolverOptions(NO_FLOW)  # as published
 STATIC = SolverOptions(replace(NO_FLOW, static_weighting=True))
-ALL_TERMS = Options(temporal_weight=0.01, depth_prior_weight=0.05)
+ALL_TERMS = ObjectiveOptions(temporal_weight=0.01, depth_prior_weight=0.05)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -89,5 +89,5 @@ def shaken(problem: Problem, relative: float, seed: int = 0) -> Problem:
     return replace(problem, points_a=noisy(problem.points_a), points_b=noisy(problem.points_b))
 
 
-def ate(solution: Solution, truth: np.ndarray) -> float:
-    return score(solution.world_from_cam, truth).ate
+def ate(solution: BatchSolution, truth: np.ndarray) -> float:
+    return score_trajectory(solution.world_from_cam, truth).ate

@@ -11,7 +11,7 @@ from easi3r_lab.eval.alignment_bench import objective, published_start, trajecto
 from easi3r_lab.eval.alignment_twins import box_room, preset_twin
 from easi3r_lab.published import objective as reference
 from easi3r_lab.published.initial import spanning_tree, string_together
-from easi3r_lab.published.objective import Options, Parameters, Problem
+from easi3r_lab.published.objective import ObjectiveOptions, Parameters, Problem
 from easi3r_lab.published.solver import SolverOptions, solve
 from easi3r_lab.published.solver_state import from_parameters
 from helpers_alignment import (  # noqa: F401
@@ -80,7 +80,7 @@ def test_static_weighting_against_the_published_result():
     assert ate(solve(variant.problem, options), variant.truth) < 0.5 * variant.final.errors[0]  # 0.7 is asked for
 
 
-@pytest.mark.parametrize("options", [NO_FLOW, Options()], ids=["point", "flow"])
+@pytest.mark.parametrize("options", [NO_FLOW, ObjectiveOptions()], ids=["point", "flow"])
 def test_optimum_does_not_depend_on_rounding_or_the_start(options):
     scene = box_room(seed=5, frames=6, size=(48, 32))
     start = published_start(scene.problem)
@@ -100,7 +100,7 @@ def test_optimum_does_not_depend_on_rounding_or_the_start(options):
 
 def test_flow_helps():
     problem, truth = smooth_problem(), twin().truth
-    with_flow = SolverOptions(Options(static_weighting=True))
+    with_flow = SolverOptions(ObjectiveOptions(static_weighting=True))
     assert ate(solve(problem, with_flow), truth) < 0.8 * ate(solve(problem, STATIC), truth)
 
 
@@ -127,7 +127,7 @@ def test_one_direction_and_flow_that_does_not_agree():
         name: getattr(problem, name)[keep] for name in ("edges", "points_a", "points_b", "conf_a", "conf_b", "flow")
     }
     problem = Problem(**pairs, masks=problem.masks, flow_back=problem.flow_back[keep] + 0.1)
-    options = Options(static_weighting=True)
+    options = ObjectiveOptions(static_weighting=True)
     solution = solve(problem, SolverOptions(options))
     start = published_start(problem)
     assert solution.objective == pytest.approx(objective(problem, options, solution.parameters, start), rel=1e-3)
@@ -177,7 +177,7 @@ def test_known_intrinsics_with_flow():
     scene = twin()
     focal = 24.0 / np.tan(np.radians(62.0) / 2)  # of the rendered camera, whose image was one pixel wider
     K = np.array([[focal * 49 / 48, 0.0, 24.0], [0.0, focal * 49 / 48, 16.0], [0.0, 0.0, 1.0]])
-    options = SolverOptions(Options(static_weighting=True), K=K)
+    options = SolverOptions(ObjectiveOptions(static_weighting=True), K=K)
     assert ate(solve(scene.problem, options), scene.truth) < 1e-3
 
 

@@ -1,4 +1,4 @@
-"""`easi3r bench align`: rows about the batch alignment and their tables; test_alignment_batch has the figures."""
+"""`easi3r-lab bench align`: rows about the batch alignment and their tables; test_alignment_batch has the figures."""
 
 import json
 from dataclasses import replace
@@ -6,15 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from easi3r_lab.cli import alignment_tables
+from easi3r_lab.cli import bench_align
+from easi3r_lab.cli.app import main
 from easi3r_lab.eval import alignment_bench, alignment_twins
 from easi3r_lab.eval.alignment_bench import SolverRow, curve_row, twin_rows
-from easi3r_lab.eval.alignment_golden import AlignmentFileError, read_variants
 from easi3r_lab.eval.alignment_twins import box_room
+from easi3r_lab.eval.recorded_alignments import AlignmentFileError, read_variants
 from easi3r_lab.published.objective import Optimised
 from helpers_alignment import GOLDEN, one_thread, recorded_variants  # noqa: F401
-
-from easi3r_ros.cli.app import main
 
 STEPS = 4
 
@@ -40,7 +39,7 @@ def cells(line: str) -> list[str]:
 
 
 def test_tables_of_recorded_alignments(short_file, capsys):
-    alignment_tables.print_recorded(short_file)
+    bench_align._print_recorded(short_file)
     out, err = capsys.readouterr()
     rows = [cells(line) for line in out.splitlines() if line.lstrip().startswith("| demo")]
     assert [row[0] for row in rows] == ["demo_noflow", "demo_noflow", "demo_noflow, static weighting"]
@@ -125,7 +124,7 @@ def test_tables_of_twins(capsys, monkeypatch):
 
     monkeypatch.setattr(alignment_twins, "box_room", lambda seed: f"scene {seed}")
     monkeypatch.setattr(alignment_bench, "twin_rows", rows)
-    alignment_tables.print_twins(2)
+    bench_align._print_twins(2)
     assert scenes == ["scene 1", "scene 2"]
     lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.lstrip().startswith("|")]
     assert cells(lines[0])[:3] == ["other scene", "objective", "ATE"] and set(lines[1]) <= set("|-: ")

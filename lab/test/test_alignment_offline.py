@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from easi3r_lab.eval.trajectory import score
+from easi3r_lab.eval.scores import score_trajectory
+from easi3r_lab.synthetic.correspondence import points_in_view
 from easi3r_lab.synthetic.presets import build_scene
 from easi3r_lab.synthetic.true_pairs import PairNoise, iter_truths, pair_of_truths
-from easi3r_lab.synthetic.truth import points_in_view
 from helpers_io import make_result
 
 from easi3r_ros.core.alignment.incremental import IncrementalAligner
@@ -56,9 +56,9 @@ def garbage(pair, rng):
 
 def test_whole_is_better_than_frame_by_frame(truths, poses):
     journal, results = stream(truths)
-    before = score(np.stack([result.world_from_cam for result in results]), poses)
+    before = score_trajectory(np.stack([result.world_from_cam for result in results]), poses)
     found = align_globally(journal)
-    after = score(np.stack([found.frames[i].world_from_cam for i in range(FRAMES)]), poses)
+    after = score_trajectory(np.stack([found.frames[i].world_from_cam for i in range(FRAMES)]), poses)
     assert after.ate <= 1.02 * before.ate
     assert after.rpe_rotation < 0.5 * before.rpe_rotation
     assert after.rpe_translation < 0.9 * before.rpe_translation
@@ -76,7 +76,7 @@ def test_masks_keep_movers_out(truths, poses):
         entry.static = torch.ones_like(entry.static)
     without = align_globally(journal)
     errors = [
-        score(np.stack([found.frames[i].world_from_cam for i in range(FRAMES)]), poses).ate
+        score_trajectory(np.stack([found.frames[i].world_from_cam for i in range(FRAMES)]), poses).ate
         for found in (with_masks, without)
     ]
     assert errors[0] < 0.9 * errors[1]
@@ -114,7 +114,10 @@ def test_lost_frames_hold_the_refined_pose_and_disturb_nobody(truths, poses):
     assert np.array_equal(found.frames[9].world_from_cam, found.frames[8].world_from_cam)
     assert found.frames[9].depth_factor == 1.0 and found.frames[9].covariance[0, 0] > 1e3
     kept = [i for i in range(FRAMES) if i not in (9, 15, 20)]
-    assert score(np.stack([found.frames[i].world_from_cam for i in kept]), poses[kept]).ate_percent_of_path < 0.5
+    assert (
+        score_trajectory(np.stack([found.frames[i].world_from_cam for i in kept]), poses[kept]).ate_percent_of_path
+        < 0.5
+    )
 
 
 def test_the_first_frame_gets_the_pose_that_it_could_not_have_yet(truths):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from easi3r_lab.eval.alignment_bench import camera_poses, published_start
 from easi3r_lab.published import objective as reference
-from easi3r_lab.published.objective import Options
+from easi3r_lab.published.objective import ObjectiveOptions
 from helpers_alignment import (  # noqa: F401
     NO_FLOW,
     one_thread,
@@ -23,7 +23,7 @@ from helpers_alignment import (  # noqa: F401
 
 @pytest.mark.parametrize("name", ["demo_noflow", "indep_focal_cosine"])
 def test_first_steps_of_the_recorded_optimisation(name):
-    """Rounding grows with the steps; so early, repeated published runs agree to this. All 300: `easi3r bench align`."""
+    """Rounding grows with the steps; so early, repeated published runs agree to this. All: `easi3r-lab bench align`."""
     variant = recorded_variants()[name]
     steps = 40
     optimised = reference.adam(variant.problem, variant.init.parameters, variant.options, steps)
@@ -69,17 +69,17 @@ def test_masks_are_part_of_flow_and_prior_only():
     problem, start = twin().problem, published_start(twin().problem)
     unmasked = replace(problem, masks=torch.zeros_like(problem.masks))
     moved = replace(start, log_depth=start.log_depth + torch.linspace(0, 0.1, 48))
-    options = Options(depth_prior_weight=1.0)
+    options = ObjectiveOptions(depth_prior_weight=1.0)
     a, b = (reference.objective(p, moved, options, start.log_depth, with_flow=True) for p in (problem, unmasked))
     assert a.point == b.point and a.flow[0] < b.flow[0] and a.depth_prior > b.depth_prior
 
 
 def test_flow_is_dropped_while_it_is_too_large_and_where_its_weight_is_zero():
     problem, start = twin().problem, published_start(twin().problem)
-    with_flow = reference.objective(problem, start, Options(), start.log_depth, with_flow=True)
+    with_flow = reference.objective(problem, start, ObjectiveOptions(), start.log_depth, with_flow=True)
     assert with_flow.total == pytest.approx(float(with_flow.point + 0.01 * sum(with_flow.flow)), rel=1e-6)
     limit = 0.5 * float(sum(with_flow.flow))
-    dropped = reference.objective(problem, start, Options(flow_limit=limit), start.log_depth, with_flow=True)
+    dropped = reference.objective(problem, start, ObjectiveOptions(flow_limit=limit), start.log_depth, with_flow=True)
     assert dropped.total == dropped.point
     without = reference.objective(problem, start, NO_FLOW, start.log_depth, with_flow=True)
     assert without.flow == (0, 0) and without.total == without.point
@@ -89,7 +89,7 @@ def test_induced_flow_is_the_flow_of_what_stands_still():
     scene = twin()
     problem = scene.problem
     start = published_start(problem)
-    optimised = reference.adam(problem, start, replace(Options(), iterations=60)).parameters
+    optimised = reference.adam(problem, start, replace(ObjectiveOptions(), iterations=60)).parameters
     induced = reference.induced_flow(optimised, *problem.edges.T)
     static = ~problem.masks[problem.edges[:, 0]]
     error = (induced - problem.flow).norm(dim=1)[static]

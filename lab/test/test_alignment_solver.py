@@ -9,13 +9,12 @@ import pytest
 import torch
 from easi3r_lab.eval.alignment_bench import objective, published_start
 from easi3r_lab.published import objective as reference
-from easi3r_lab.published.objective import Options
+from easi3r_lab.published.objective import ObjectiveOptions
 from easi3r_lab.published.solver import solve
 from easi3r_lab.published.solver_evaluate import Evaluator, Order, no_memory
 from easi3r_lab.published.solver_local import curvature
-from easi3r_lab.published.solver_observations import observe
-from easi3r_lab.published.solver_state import State, from_parameters, pair_scales, retract, to_parameters
-from easi3r_lab.published.solver_system import Layout, factorise, free_gradient, gauss_newton
+from easi3r_lab.published.solver_state import State, from_parameters, observe, pair_scales, retract, to_parameters
+from easi3r_lab.published.solver_system import UnknownLayout, factorise, free_gradient, gauss_newton
 from easi3r_lab.published.solver_tile import CURVATURE, Weighting, first_depth, tiles
 from helpers_alignment import (  # noqa: F401
     ALL_TERMS,
@@ -34,7 +33,7 @@ from easi3r_ros.core.geometry import hat
 SHAPE = (32, 48)
 
 
-def free_direction(layout: Layout, generator: torch.Generator) -> torch.Tensor:
+def free_direction(layout: UnknownLayout, generator: torch.Generator) -> torch.Tensor:
     x = torch.randn(layout.size, generator=generator, dtype=torch.float64)
     x[:6] = 0.0
     x[layout.log_scales] -= x[layout.log_scales].mean()
@@ -45,7 +44,7 @@ def evaluate(problem, options, state, initial, order):
     """The objective at `state`, depth settled by a few passes, as the solver sees it."""
     height, width = problem.masks.shape[1:]
     observations = observe(problem, (width / 2, height / 2), 1.0, bool(options.flow_weight))
-    layout = Layout(problem.frames, len(state.focal), len(problem.edges))
+    layout = UnknownLayout(problem.frames, len(state.focal), len(problem.edges))
     prior = initial.flatten(1) if options.depth_prior_weight else None
     level = Evaluator(observations, options, 0.0, 1.0, layout, 1e-6, prior)
     found = level(state, no_memory(observations))
@@ -56,7 +55,7 @@ def evaluate(problem, options, state, initial, order):
 
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize(
-    "options", [NO_FLOW, STATIC.objective, Options(), ALL_TERMS], ids=["point", "static", "flow", "all"]
+    "options", [NO_FLOW, STATIC.objective, ObjectiveOptions(), ALL_TERMS], ids=["point", "static", "flow", "all"]
 )
 def test_objective_and_gradient_are_the_reference_s(options, shared):
     """At the best depth, the derivative by all else is the partial derivative at fixed depth."""

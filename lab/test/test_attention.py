@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from easi3r_lab.published.pair_graph import complete_edges, swin_edges
+from easi3r_lab.published.two_passes import complete_edges, swin_edges
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -2,8 +2,13 @@
 
 import pytest
 import torch
-from easi3r_lab.published.pair_graph import complete_edges, swin_edges, swin_stride_edges
-from easi3r_lab.published.two_passes import analyse_motion, decode_edges
+from easi3r_lab.published.two_passes import (
+    analyse_motion,
+    complete_edges,
+    decode_edges,
+    swin_edges,
+    swin_stride_edges,
+)
 from helpers_dust3r import noise_images, one_thread, small_backbone  # noqa: F401
 
 EDGES = swin_stride_edges(6, 3)

@@ -1,4 +1,4 @@
-"""The alignment benchmark's own streams, kept short; `easi3r bench align` runs the long ones."""
+"""The alignment benchmark's own streams, kept short; `easi3r-lab bench align` runs the long ones."""
 
 import numpy as np
 import pytest

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from easi3r_lab.eval import alignment_walk
-from easi3r_lab.eval.alignment_chunks import joined
+from easi3r_lab.eval.alignment_walk import joined
 from scipy.spatial.transform import Rotation
 
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from easi3r_lab.cli import main
 from easi3r_lab.eval import synthetic_clips
-from easi3r_lab.eval.synthetic_clips import ClipSpec, evaluate, evaluate_baselines, render
-from easi3r_lab.eval.synthetic_table import rows
+from easi3r_lab.eval.synthetic_clips import ClipSpec, evaluate, evaluate_baselines, render, rows
 from easi3r_lab.training import held_out
 
 from easi3r_ros.core.config import PipelineConfig
@@ -71,8 +70,23 @@ def small_clips(monkeypatch):
     def small(*arguments, **named):
         return replace(ClipSpec(*arguments, **named), size=(96, 72))
 
-    for module in ("synthetic_table", "synthetic_clips"):
-        monkeypatch.setattr(f"easi3r_lab.eval.{module}.ClipSpec", small)
+    monkeypatch.setattr(synthetic_clips, "ClipSpec", small)
+
+
+def test_settings_and_rate_reach_the_pipeline_and_the_clips(monkeypatch, capsys):
+    seen = []
+
+    def fake(presets, seeds, frames, configs, rate):
+        seen.append((configs["classical"].motion.memory, configs["tiny"].motion.memory, rate))
+        return iter(())
+
+    monkeypatch.setattr(synthetic_clips, "rows", fake)
+    with pytest.raises(SystemExit):
+        main(["eval", "synthetic", "--checkpoint", "tiny", "--set", "motion.memory=0.25", "--rate", "6"])
+    assert seen == [(0.25, 0.25, 6.0)]
+    capsys.readouterr()
+    slow = synthetic_clips.ClipSpec("static", 1, rate=6.0, frames=2, size=(32, 24))
+    assert [frame.seconds for frame in render(slow)] == pytest.approx([0, 1 / 6])
 
 
 def test_a_scene_without_movers_has_no_frozen_twin(small_clips):
@@ -101,6 +115,7 @@ def test_command_prints_json(small_clips, capsys):
         (["--checkpoint", "big.pth"], "no checkpoint 'big.pth'"),
         (["--checkpoint", "dust3r-512-dpt"], "easi3r weights get"),
         (["--no-classical"], "nothing to evaluate"),
+        (["--set", "motion.memori=0"], "motion.memori"),
         (["--presets", " , "], "empty"),
     ],
 )

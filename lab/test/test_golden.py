@@ -1,4 +1,4 @@
-"""`easi3r verify`: everything that the official implementation recorded, and that a deviation is found."""
+"""`easi3r-lab verify`: everything that the official implementation recorded, and that a deviation is found."""
 
 import json
 

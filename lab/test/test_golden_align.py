@@ -1,4 +1,4 @@
-"""`easi3r verify` of recorded alignments, and that a deviation is found."""
+"""`easi3r-lab verify` of recorded alignments, and that a deviation is found."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""`easi3r verify` of recorded metrics, and that a deviation is found."""
+"""`easi3r-lab verify` of recorded metrics, and that a deviation is found."""
 
 import json
 

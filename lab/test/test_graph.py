@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from easi3r_lab.published.pair_graph import complete_edges, named_edges, swin_edges, swin_stride_edges
+from easi3r_lab.published.two_passes import complete_edges, named_edges, swin_edges, swin_stride_edges
 from helpers_dust3r import GOLDEN
 
 

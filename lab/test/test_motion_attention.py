@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from easi3r_lab.published.pair_graph import complete_edges, swin_edges
+from easi3r_lab.published.two_passes import complete_edges, swin_edges
 from helpers_dust3r import noise_images, one_thread  # noqa: F401
 
 from easi3r_ros.core.config import MotionConfig

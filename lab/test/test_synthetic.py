@@ -6,11 +6,10 @@ import cv2
 import numpy as np
 import pytest
 from easi3r_lab.synthetic import Clip, iter_frames, render_clip
+from easi3r_lab.synthetic.clips import render_frame
 from easi3r_lab.synthetic.motions import Fixed, look_at, pose
 from easi3r_lab.synthetic.presets import PRESETS, build_scene
-from easi3r_lab.synthetic.render import render_frame
-from easi3r_lab.synthetic.scene import Camera, Light, Occluder, Part, Scene, SceneObject, Sky
-from easi3r_lab.synthetic.shapes import Box, Ellipsoid, Room
+from easi3r_lab.synthetic.scene import Box, Ellipsoid, Light, Occluder, Part, Room, Scene, SceneCamera, SceneObject, Sky
 from easi3r_lab.synthetic.textures import speckle
 from easi3r_lab.synthetic.true_pairs import iter_truths
 
@@ -198,7 +197,7 @@ def grey_room(things=()) -> Scene:
         SceneObject("ball", (Part(Ellipsoid((0.3,) * 3), grey, at),), occluder=Occluder((0.3,) * 3, at))
         for at in things
     ]
-    camera = Camera(Fixed(look_at(np.array([0.5, 0, 1.0]), np.array([3.0, 0, -1.0]))), noise=0.0)
+    camera = SceneCamera(Fixed(look_at(np.array([0.5, 0, 1.0]), np.array([3.0, 0, -1.0]))), noise=0.0)
     return Scene((room, *balls), camera, Light((3.0, 0.0, 2.0)))
 
 
@@ -220,7 +219,7 @@ def test_image_lies_on_the_pixel_grid_of_K():
     room = SceneObject("room", (Part(Room((3, 3, 2)), dark, Fixed(pose((3, 0, 1)))),))
     centre = np.array([3.0, 0.43, 1.21])
     plate = SceneObject("plate", (Part(Box((0.001, 0.31, 0.22)), bright, Fixed(pose(centre))),))
-    camera = Camera(Fixed(look_at(np.array([0.5, 0, 1.0]), np.array([3.0, 0, 1.0]))), noise=0.0)
+    camera = SceneCamera(Fixed(look_at(np.array([0.5, 0, 1.0]), np.array([3.0, 0, 1.0]))), noise=0.0)
     light = Light((3.0, 0.0, 2.0), lamp=0.0)  # ambient light is even on walls
     empty, full = (
         render_frame(Scene(objects, camera, light), 0, 0.0, SIZE, np.random.default_rng(0))
@@ -239,7 +238,7 @@ def test_the_sun_casts_shadows_that_follow_what_casts_them():
         ground = SceneObject("ground", (Part(Box((20, 20, 0.1)), grey, Fixed(pose((0, 0, -0.1)))),))
         at = Fixed(pose((x, 0, 1.5)))
         ball = SceneObject("ball", (Part(Ellipsoid((0.3,) * 3), grey, at),), occluder=Occluder((0.3,) * 3, at))
-        camera = Camera(Fixed(look_at(np.array([-1.0, 0, 3.0]), np.array([3.0, 0, 0.0]))), noise=0.0)
+        camera = SceneCamera(Fixed(look_at(np.array([-1.0, 0, 3.0]), np.array([3.0, 0, 0.0]))), noise=0.0)
         sky = Sky(sun=(0.0, 0.6, 0.8), shadow=shadow, clouds=0.0)
         return render_frame(Scene((ground, ball), camera, sky), 0, 0.0, SIZE, np.random.default_rng(0))
 

@@ -11,8 +11,7 @@ from easi3r_lab.synthetic import solids
 from easi3r_lab.synthetic.first_hits import Grid, first_hits, slopes
 from easi3r_lab.synthetic.motions import look_at, pose
 from easi3r_lab.synthetic.scene import intrinsics
-from easi3r_lab.synthetic.texture_bank import bank_of, mip_maps
-from easi3r_lab.synthetic.textures import texture
+from easi3r_lab.synthetic.textures import bank_of, mip_maps, texture
 
 
 def _prism(p: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,8 @@ from easi3r_lab.synthetic import iter_frames
 from easi3r_ros.io import SourceError, open_source
 from easi3r_ros.io.playback import open_playback
 
+pytestmark = pytest.mark.usefixtures("registered_laboratory")
+
 
 def test_frames_are_those_of_the_preset():
     with open_source(Path("synthetic:tabletop:4"), rate=10.0) as source:
@@ -32,6 +34,22 @@ def test_playback_has_images_and_the_true_camera_at_the_rate(monkeypatch):
         published = list(messages)
     assert [message.topic for message in published] == ["camera_info", "image"] * 2
     assert published[2].time_ns - published[0].time_ns == 50_000_000
+
+
+def test_a_player_does_not_wait_for_the_renderer(monkeypatch):
+    """Every frame is rendered when playback is opened, and none twice."""
+    rendered = []
+
+    def counted(*arguments, **options):
+        for picture in iter_frames(*arguments, **options):
+            rendered.append(picture.index)
+            yield picture
+
+    monkeypatch.setattr("easi3r_lab.synthetic.source._FRAMES", 3)
+    monkeypatch.setattr("easi3r_lab.synthetic.source.iter_frames", counted)
+    with open_playback(Path("synthetic:static:1")) as messages:
+        assert rendered == [0, 1, 2]
+        assert len(list(messages)) == 6 and rendered == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

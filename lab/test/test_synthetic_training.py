@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import pytest
 import torch
-from easi3r_lab.synthetic.training import TrainingViews, correspondence, induced, points_in, training_views
+from easi3r_lab.synthetic.training_views import TrainingViews, correspondence, induced, points_in, training_views
 from torch.nn.functional import grid_sample
 
 SIZE = (64, 48)

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
-from easi3r_lab.synthetic.training import training_views
+from easi3r_lab.synthetic.training_views import training_views
 from easi3r_lab.training import held_out
 from easi3r_lab.training.loader import Shards, batches, mixed
 from easi3r_lab.training.pairs import mirrored, training_pairs

@@ -1,6 +1,6 @@
 """Weights made from parameter names: a network of any size that runs, and gives the same numbers, on every machine.
 
-They mean nothing; they are there to compare implementations (`easi3r verify`), to test and to measure.
+They mean nothing; they are there to compare implementations (`easi3r-lab verify`), to test and to measure.
 The rule is that of section 1 of the golden data.
 """
 

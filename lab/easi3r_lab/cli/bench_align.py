@@ -97,7 +97,7 @@ def _print_recorded(path: Path) -> None:
     Raises AlignmentFileError if it is none.
     """
     from easi3r_lab.eval.alignment_bench import CurveRow, golden_rows
-    from easi3r_lab.eval.alignment_golden import read_variants
+    from easi3r_lab.eval.recorded_alignments import read_variants
 
     rows = _reported(golden_rows(read_variants(path)))
     _print_curves([row for row in rows if isinstance(row, CurveRow)])

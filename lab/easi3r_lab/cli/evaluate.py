@@ -56,19 +56,21 @@ def synthetic(
     checkpoint: Checkpoints = None,
     classical: Classical = True,
     seeds: Annotated[str, typer.Option(help="Comma-separated; no training or tuning uses 100 and above.")] = "101,102",
-    frames: Annotated[int, typer.Option(help="Length of each clip at 30 Hz, 320 x 240.", min=10)] = 60,
+    frames: Annotated[int, typer.Option(help="Length of each clip, 320 x 240.", min=10)] = 60,
+    rate: Annotated[float, typer.Option(help="Frames per second of the clips.", min=1.0)] = 30.0,
+    assignments: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per row instead of a table.")] = False,
 ) -> None:
     """Masks, cues, depth and camera on rendered clips, with their movers frozen as a control, beside baselines."""
     import torch
 
-    from easi3r_lab.eval.synthetic_table import rows
+    from easi3r_lab.eval.synthetic_clips import rows
 
     torch.set_num_threads(1)
-    configs = _configs(checkpoint, classical)
+    configs = _configs(checkpoint, classical, assignments)
     chosen = [_number(text) for text in _names(seeds, "--seeds")]
     collected = []
-    for row in rows(_names(presets, "--presets"), chosen, frames, configs):
+    for row in rows(_names(presets, "--presets"), chosen, frames, configs, rate):
         collected.append(row)
         if as_json:
             typer.echo(json.dumps(_rounded(row.as_dict())))
@@ -141,18 +143,22 @@ def attention(
     Console(width=160).print(table)
 
 
-def _configs(checkpoints: list[str] | None, classical: bool) -> dict[str, PipelineConfig]:
-    """By what a table calls them: `classical`, then the checkpoints as they were named."""
+def _configs(
+    checkpoints: list[str] | None, classical: bool, assignments: list[str] | None = None
+) -> dict[str, PipelineConfig]:
+    """By what a table calls them: `classical`, then the checkpoints as they were named. assignments: for all."""
     from easi3r_lab.tiny import WEIGHTS
     from easi3r_ros.core.config import PipelineConfig, with_settings
     from easi3r_ros.io.hub import resolve
+    from easi3r_ros.io.parameters import parse_assignments
 
-    configs = {"classical": PipelineConfig()} if classical else {}
+    common = with_settings(PipelineConfig(), parse_assignments(assignments or []))
+    configs = {"classical": with_settings(common, {"backbone.name": "classical"})} if classical else {}
     for name in checkpoints or []:
         path = str(WEIGHTS) if name == "tiny" else resolve(name)
         if not Path(path).exists():  # said now, not after minutes of rendering
             raise typer.BadParameter(f"there is no checkpoint '{path}'")
-        configs[name] = with_settings(PipelineConfig(), {"backbone.name": "dust3r", "backbone.checkpoint": path})
+        configs[name] = with_settings(common, {"backbone.name": "dust3r", "backbone.checkpoint": path})
     if not configs:
         raise typer.BadParameter("nothing to evaluate: leave out --no-classical, or name a --checkpoint")
     return configs

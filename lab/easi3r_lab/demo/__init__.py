@@ -1,4 +1,4 @@
-"""`easi3r demo`: a rendered clip through the real node over DDS, measured against the truth."""
+"""`easi3r-lab demo`: a rendered clip through the real node over DDS, measured against the truth."""
 
 from easi3r_lab.demo.node_process import NodeFailed
 from easi3r_lab.demo.session import DemoFailed, run_demo

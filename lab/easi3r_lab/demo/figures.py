@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from easi3r_lab.demo.client import NodeResult
-from easi3r_lab.eval import depth, masks, pictures, trajectory
+from easi3r_lab.eval import pictures
+from easi3r_lab.eval.scores import DepthScore, MaskScore, TrajectoryScore, score_depth, score_masks, score_trajectory
 from easi3r_lab.synthetic import Clip
 from easi3r_ros.core.types import PointCloud
 
@@ -19,9 +20,9 @@ _CLOUDS_SHOWN = 30  # frames whose points the view from above shows
 
 @dataclass(frozen=True)
 class DemoFigures:
-    mask: masks.MaskScore
-    trajectory: trajectory.TrajectoryScore
-    depth: depth.DepthScore  # scaled as the trajectory, so that it says whether the two agree
+    mask: MaskScore
+    trajectory: TrajectoryScore
+    depth: DepthScore  # scaled as the trajectory, so that it says whether the two agree
     posed: np.ndarray  # (P,) indices into the results that have a pose, as the trajectory's frames
 
 
@@ -32,12 +33,12 @@ def evaluate(results: Sequence[NodeResult], frames: Sequence[int], clip: Clip) -
         raise ValueError(f"only {len(posed)} of {len(results)} results have a pose; an alignment needs 3")
     frames = np.array(frames)
     estimated = np.stack([results[k].world_from_cam for k in posed])
-    path = trajectory.score(estimated, clip.world_from_cam[frames[posed]])
+    path = score_trajectory(estimated, clip.world_from_cam[frames[posed]])
     depths = np.stack([results[k].depth for k in posed])
     return DemoFigures(
-        mask=masks.score(np.stack([result.mask for result in results]), clip.masks[frames]),
+        mask=score_masks(np.stack([result.mask for result in results]), clip.masks[frames]),
         trajectory=path,
-        depth=depth.score(depths, clip.depth[frames[posed]], path.scale),
+        depth=score_depth(depths, clip.depth[frames[posed]], path.scale),
         posed=posed,
     )
 

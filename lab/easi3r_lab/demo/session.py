@@ -43,7 +43,7 @@ def run_demo(
     """Plays a rendered clip into the real node in real time and measures what comes back.
 
     Writes contact_sheet.png, trajectory.png, top_view.png, demo.json and node.log into `out`, and returns the numbers
-    that `easi3r demo` prints. rate: Hz of the clip and of its play; size: (W, H); node_arguments: what follows
+    that `easi3r-lab demo` prints. rate: Hz of the clip and of its play; size: (W, H); node_arguments: what follows
     --ros-args when the node is started; say: called with what happens, for a person.
     Raises DemoFailed or NodeFailed.
     """

@@ -1,4 +1,4 @@
-"""The batch alignment against the published optimiser: `easi3r bench align`.
+"""The batch alignment against the published optimiser: `easi3r-lab bench align`.
 
 The reference must reproduce the recorded optimisation; the solver must reach its result, measured by the reference's
 objective, in a hundredth of the time of the reference's own Adam steps.
@@ -13,18 +13,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from easi3r_lab.eval.alignment_golden import Variant
 from easi3r_lab.eval.alignment_twins import Twin
-from easi3r_lab.eval.trajectory import score
+from easi3r_lab.eval.recorded_alignments import Variant
+from easi3r_lab.eval.scores import score_trajectory
 from easi3r_lab.published import objective as reference
 from easi3r_lab.published.initial import string_together
-from easi3r_lab.published.objective import Optimised, Options, Parameters, Problem
-from easi3r_lab.published.solver import Solution, SolverOptions, solve
+from easi3r_lab.published.objective import ObjectiveOptions, Optimised, Parameters, Problem
+from easi3r_lab.published.solver import BatchSolution, SolverOptions, solve
 from easi3r_lab.published.solver_state import State, to_parameters
 
 REPEATS = 5  # solves, whose median time counts
 EARLY = 50  # steps
-FLOW_WEIGHT = Options().flow_weight
+FLOW_WEIGHT = ObjectiveOptions().flow_weight
 
 Errors = tuple[float, float, float]  # ATE, RPE translation, RPE rotation
 
@@ -82,7 +82,7 @@ def curve_row(variant: Variant, optimised: Optimised) -> CurveRow:
     )
 
 
-def _golden_row(variant: Variant, options: Options, name: str, adam_seconds: float) -> SolverRow:
+def _golden_row(variant: Variant, options: ObjectiveOptions, name: str, adam_seconds: float) -> SolverRow:
     solution, seconds = _timed_solve(variant.problem, SolverOptions(options, variant.shared_focal))
     ratio = float("nan")
     if options == variant.options:
@@ -92,7 +92,7 @@ def _golden_row(variant: Variant, options: Options, name: str, adam_seconds: flo
     return _row(name, ratio, errors, variant.final.errors, adam_seconds, seconds, solution)
 
 
-def twin_rows(twins: Iterable[Twin], iterations: int = Options.iterations) -> Iterator[SolverRow]:
+def twin_rows(twins: Iterable[Twin], iterations: int = ObjectiveOptions.iterations) -> Iterator[SolverRow]:
     """The solver against our own Adam on other scenes: without flow, with flow, with flow but no masks."""
     for twin in twins:
         unmasked = replace(twin.problem, masks=torch.zeros_like(twin.problem.masks))
@@ -101,7 +101,7 @@ def twin_rows(twins: Iterable[Twin], iterations: int = Options.iterations) -> It
             (twin.problem, FLOW_WEIGHT, "flow"),
             (unmasked, FLOW_WEIGHT, "flow, no masks"),
         ):
-            options, start = Options(flow_weight=weight, iterations=iterations), published_start(problem)
+            options, start = ObjectiveOptions(flow_weight=weight, iterations=iterations), published_start(problem)
             optimised, adam_seconds = timed_adam(problem, start, options)
             solution, seconds = _timed_solve(problem, SolverOptions(options))
             found = [objective(problem, options, each.parameters, start) for each in (solution, optimised)]
@@ -126,25 +126,25 @@ def camera_poses(parameters: Parameters) -> np.ndarray:
     return poses
 
 
-def objective(problem: Problem, options: Options, parameters: Parameters, start: Parameters) -> float:
+def objective(problem: Problem, options: ObjectiveOptions, parameters: Parameters, start: Parameters) -> float:
     """All terms, as the reference has them. start: what the depth prior pulls to."""
     return float(reference.objective(problem, parameters, options, start.log_depth, with_flow=True).total)
 
 
 def trajectory_errors(poses: np.ndarray, truth: np.ndarray) -> Errors:
     """Of (T, 4, 4) world_from_cam."""
-    result = score(poses, truth)
+    result = score_trajectory(poses, truth)
     return result.ate, result.rpe_translation, result.rpe_rotation
 
 
-def timed_adam(problem: Problem, start: Parameters, options: Options) -> tuple[Optimised, float]:
+def timed_adam(problem: Problem, start: Parameters, options: ObjectiveOptions) -> tuple[Optimised, float]:
     """The outcome, and CPU seconds (the machine may be shared), after one step to warm up."""
     reference.adam(problem, start, options, steps=1)
     begin = time.process_time()
     return reference.adam(problem, start, options), time.process_time() - begin
 
 
-def _timed_solve(problem: Problem, options: SolverOptions) -> tuple[Solution, float]:
+def _timed_solve(problem: Problem, options: SolverOptions) -> tuple[BatchSolution, float]:
     """The solution, and the median CPU seconds of some solves from the pairs alone, after one to warm up."""
     times = []
     for _ in range(1 + REPEATS):
@@ -155,7 +155,7 @@ def _timed_solve(problem: Problem, options: SolverOptions) -> tuple[Solution, fl
 
 
 def _row(
-    name: str, ratio: float, ours: Errors, theirs: Errors, adam_seconds: float, seconds: float, solution: Solution
+    name: str, ratio: float, ours: Errors, theirs: Errors, adam_seconds: float, seconds: float, solution: BatchSolution
 ) -> SolverRow:
     ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
     return SolverRow(name, ratio, *ratios, adam_seconds / seconds, 1e3 * seconds, solution.iterations)

@@ -1,4 +1,4 @@
-"""The incremental alignment over long and over difficult streams of simulated pairs: `easi3r bench align`.
+"""The incremental alignment over long and over difficult streams of simulated pairs: `easi3r-lab bench align`.
 
 No network and no images: pointmaps come from the truth of a rendered scene, with noise and hidden scales.
 """
@@ -13,12 +13,11 @@ import cv2
 import numpy as np
 import torch
 
-from easi3r_lab.eval.trajectory import score
+from easi3r_lab.eval.scores import score_trajectory
 from easi3r_lab.synthetic.motions import Attached, Fixed, Swing, pose
 from easi3r_lab.synthetic.presets import build_scene
-from easi3r_lab.synthetic.presets.furniture import block
-from easi3r_lab.synthetic.scene import Camera, Part, Scene, SceneObject
-from easi3r_lab.synthetic.shapes import Box
+from easi3r_lab.synthetic.presets.props import block
+from easi3r_lab.synthetic.scene import Box, Part, Scene, SceneCamera, SceneObject
 from easi3r_lab.synthetic.true_pairs import PairNoise, Truth, iter_truths, pair_of_truths
 from easi3r_ros.core.alignment.incremental import IncrementalAligner
 from easi3r_ros.core.config import AlignmentConfig
@@ -138,7 +137,7 @@ def stream_row(name: str, steps: Sequence[Step]) -> StreamRow:
     estimated = np.stack([result.world_from_cam for result in results])
     lost = [result.state is TrackingState.LOST for result in results]
     try:
-        scored = score(estimated, np.stack([step.truth for step in steps]))
+        scored = score_trajectory(estimated, np.stack([step.truth for step in steps]))
         ate, rotation = scored.ate_percent_of_path, scored.rpe_rotation
     except ValueError:  # a camera that only turns has no path to align
         ate, rotation = float("nan"), float("nan")
@@ -174,10 +173,10 @@ def _turning(scene: Scene) -> Scene:
     """The camera stays where it is and turns to and fro."""
     start = scene.camera.world_from_cam(0.0)
     turn = Swing(Fixed(start), (0.0, 0.0, 0.0), angle=0.3, frequency=0.1, phase=0.0)
-    return replace(scene, camera=Camera(turn, scene.camera.horizontal_fov))
+    return replace(scene, camera=SceneCamera(turn, scene.camera.horizontal_fov))
 
 
 def _stopping(scene: Scene, frames: int) -> Scene:
     """The camera walks for the first half, then stands still."""
     walk, end = scene.camera.world_from_cam, frames / RATE / 2
-    return replace(scene, camera=Camera(lambda seconds: walk(min(seconds, end)), scene.camera.horizontal_fov))
+    return replace(scene, camera=SceneCamera(lambda seconds: walk(min(seconds, end)), scene.camera.horizontal_fov))

@@ -13,15 +13,14 @@ import numpy as np
 import torch
 
 from easi3r_lab.published.objective import Problem
-from easi3r_lab.published.pair_graph import named_edges
+from easi3r_lab.published.two_passes import named_edges
+from easi3r_lab.synthetic.correspondence import flow_between
 from easi3r_lab.synthetic.motions import Attached, EllipseWalk, Handheld, hand_waves, pose
 from easi3r_lab.synthetic.presets import build_scene
-from easi3r_lab.synthetic.presets.furniture import block, room, tiled_floor
-from easi3r_lab.synthetic.scene import Camera, Light, Part, Scene, SceneObject
-from easi3r_lab.synthetic.shapes import Box
+from easi3r_lab.synthetic.presets.props import block, room, tiled_floor
+from easi3r_lab.synthetic.scene import Box, Light, Part, Scene, SceneCamera, SceneObject
 from easi3r_lab.synthetic.textures import plaster
 from easi3r_lab.synthetic.true_pairs import PairNoise, Truth, iter_truths, pair_of_truths
-from easi3r_lab.synthetic.truth import flow_between
 from easi3r_ros.core.types import PairGeometry
 
 RATE = 6.0  # Hz: at a walking pace two frames are 15 cm apart
@@ -116,4 +115,6 @@ def _box_room(rng: np.random.Generator, duration: float) -> Scene:
         waves=hand_waves(rng),
     )
     walls = room(rng, (3.4, 2.6, 1.4), tiled_floor(rng))
-    return Scene((walls, low, high, mover), Camera(path, horizontal_fov=rng.uniform(48, 64)), Light((0.0, 0.0, 2.2)))
+    return Scene(
+        (walls, low, high, mover), SceneCamera(path, horizontal_fov=rng.uniform(48, 64)), Light((0.0, 0.0, 2.2))
+    )

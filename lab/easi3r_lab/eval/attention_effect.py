@@ -11,9 +11,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from easi3r_lab.eval.synthetic_clips import ClipSpec, camera_frame
-from easi3r_lab.published.pair_graph import swin_stride_edges
-from easi3r_lab.published.two_passes import decode_edges
-from easi3r_lab.synthetic.render import RenderedFrame
+from easi3r_lab.published.two_passes import decode_edges, swin_stride_edges
+from easi3r_lab.synthetic.clips import RenderedFrame
 from easi3r_ros.core.backbone import Backbone
 from easi3r_ros.core.config import PreprocessConfig
 from easi3r_ros.core.motion.attention import attention_of

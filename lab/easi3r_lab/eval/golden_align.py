@@ -2,7 +2,7 @@
 
 Parameters are taken as recorded, and everything that follows from them is compared: poses, focal lengths, all terms of
 the objective, gradients, errors against the truth. Of Adam's curve only the beginning is compared, because rounding
-differences grow with the steps (`easi3r bench align` has all of it). The solver must reach the published result.
+differences grow with the steps (`easi3r-lab bench align` has all of it). The solver must reach the published result.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import torch
 
-from easi3r_lab.eval import depth
 from easi3r_lab.eval.alignment_bench import camera_poses, objective, trajectory_errors
-from easi3r_lab.eval.alignment_golden import GRADIENTS, Recorded, Variant, recognises, variants
+from easi3r_lab.eval.recorded_alignments import GRADIENTS, Recorded, Variant, recognises, variants
+from easi3r_lab.eval.scores import score_depth
 from easi3r_lab.published import objective as reference
 from easi3r_lab.published.initial import string_together
 from easi3r_lab.published.objective import Parameters
@@ -59,7 +59,7 @@ def _follows(
     """What follows from the parameters alone."""
     poses = camera_poses(state.parameters)
     maps = state.parameters.log_depth.exp().numpy()
-    scored = depth.score(maps, arrays["gt_depth"])
+    scored = score_depth(maps, arrays["gt_depth"])
     yield at + "c2w", poses, arrays[at + "c2w"]
     yield at + "focals", reference.focal_lengths(state.parameters).numpy(), arrays[at + "focals"]
     yield at + "ate_rpet_rper", np.array(trajectory_errors(poses, variant.truth)), np.array(state.errors)

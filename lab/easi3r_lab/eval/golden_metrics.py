@@ -1,7 +1,7 @@
 """What golden_metrics files record, recomputed: measures of masks, trajectories and depth up to one scale; image sizes.
 
 The scalars are in a JSON file of the same name beside the arrays. Not compared: the official resizing of true masks,
-point clouds, and alignments of depth that `eval.depth` does not offer.
+point clouds, and alignments of depth that `scores.score_depth` does not offer.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from easi3r_lab.eval import depth, masks, trajectory
 from easi3r_lab.eval.golden_align import Measured, relative_error
+from easi3r_lab.eval.scores import RECALL_THRESHOLD, boundary_accuracy, region_similarity, score_depth, score_trajectory
 from easi3r_ros.core.preprocess import plan
 from easi3r_ros.core.types import InputSpec
 
@@ -47,8 +47,8 @@ def _masks(arrays: Arrays, scalars: Mapping) -> Iterator[Compared]:
         truth, predicted = (_unpacked(arrays, f"mask/{name}/{role}") for role in ("gt_cropped", "pred"))
         padded = np.zeros_like(truth)  # a frame without prediction has an empty one
         padded[: len(predicted)] = predicted[: len(truth)]
-        j = np.array([masks.region_similarity(p, t) for p, t in zip(padded, truth, strict=True)])
-        f = np.array([masks.boundary_accuracy(p, t) for p, t in zip(padded, truth, strict=True)])
+        j = np.array([region_similarity(p, t) for p, t in zip(padded, truth, strict=True)])
+        f = np.array([boundary_accuracy(p, t) for p, t in zip(padded, truth, strict=True)])
         yield f"mask/{name}/J_per_frame", j, arrays[f"mask/{name}/J_per_frame"]
         yield f"mask/{name}/F_per_frame", f, arrays[f"mask/{name}/F_per_frame"]
         scores.append((j, f))
@@ -56,7 +56,7 @@ def _masks(arrays: Arrays, scalars: Mapping) -> Iterator[Compared]:
         for measure, values in zip("JF", map(np.concatenate, zip(*scores, strict=True)), strict=True):
             recorded = scalars["mask"]["global_exact"]
             yield f"mask/{measure} mean", float(values.mean()), recorded[f"{measure}_M"]
-            yield f"mask/{measure} recall", float((values > masks.RECALL_THRESHOLD).mean()), recorded[f"{measure}_R"]
+            yield f"mask/{measure} recall", float((values > RECALL_THRESHOLD).mean()), recorded[f"{measure}_R"]
 
 
 def _unpacked(arrays: Arrays, name: str) -> np.ndarray:
@@ -68,7 +68,7 @@ def _unpacked(arrays: Arrays, name: str) -> np.ndarray:
 def _trajectories(arrays: Arrays, scalars: Mapping) -> Iterator[Compared]:
     for name in dict.fromkeys(key.split("/")[1] for key in arrays if key.startswith("traj/")):
         at, predicted = f"traj/{name}", arrays[f"traj/{name}/pred_c2w"]
-        scored = trajectory.score(predicted, arrays[f"{at}/gt_c2w"])
+        scored = score_trajectory(predicted, arrays[f"{at}/gt_c2w"])
         rotation = scored.aligned[0, :3, :3] @ predicted[0, :3, :3].T
         yield f"{at}/sim3_s", scored.scale, arrays[f"{at}/sim3_s"]
         yield f"{at}/sim3_R", rotation, arrays[f"{at}/sim3_R"]
@@ -84,7 +84,7 @@ def _depths(arrays: Arrays, scalars: Mapping) -> Iterator[Compared]:
     for mode, limit in MAX_DEPTH.items():
         for number, recorded in enumerate(scalars.get("depth", {}).get(mode, {}).get("per_sequence", [])):
             predicted, truth = arrays[f"depth/{number}/pred"], arrays[f"depth/{number}/gt"]
-            scored = depth.score(predicted, np.where(truth < limit, truth, 0.0))
+            scored = score_depth(predicted, np.where(truth < limit, truth, 0.0))
             yield f"depth/{number} {mode} Abs Rel", scored.abs_rel, recorded["Abs Rel"]
             yield f"depth/{number} {mode} delta < 1.25", scored.delta_125, recorded["δ < 1.25"]
 

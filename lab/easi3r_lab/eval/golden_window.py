@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from easi3r_lab.published.pair_graph import named_edges
-from easi3r_lab.published.two_passes import MotionAnalysis, analyse_motion, decode_edges
+from easi3r_lab.published.two_passes import MotionAnalysis, analyse_motion, decode_edges, named_edges
 from easi3r_ros.core.config import BackboneConfig
 from easi3r_ros.core.dust3r.checkpoints import network_config
 from easi3r_ros.core.dust3r.generated import generated_network

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 
 import cv2
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from easi3r_lab.eval import depth as depth_eval
-from easi3r_lab.eval import masks as mask_eval
-from easi3r_lab.eval import trajectory as trajectory_eval
 from easi3r_lab.eval.baselines import BASELINES
+from easi3r_lab.eval.scores import RECALL_THRESHOLD, region_similarity, score_depth, score_trajectory
+from easi3r_lab.synthetic.clips import RenderedFrame, render_frame
 from easi3r_lab.synthetic.motions import with_movers_frozen
 from easi3r_lab.synthetic.presets import build_scene
-from easi3r_lab.synthetic.render import RenderedFrame, render_frame
 from easi3r_ros.core.config import PipelineConfig
 from easi3r_ros.core.pipeline import Pipeline
 from easi3r_ros.core.types import Frame, FrameResult, TrackingState
@@ -114,10 +112,10 @@ def camera_frame(frame: RenderedFrame) -> Frame:
 
 def _mask_score(results: Sequence[FrameResult], moves: Sequence[np.ndarray]) -> tuple[float, float, float]:
     false = np.mean([(r.mask & ~truth).sum() / max((~truth).sum(), 1) for r, truth in _zip(results, moves)])
-    j = np.array([mask_eval.region_similarity(r.mask, truth) for r, truth in _zip(results, moves) if truth.any()])
+    j = np.array([region_similarity(r.mask, truth) for r, truth in _zip(results, moves) if truth.any()])
     if not len(j):
         return float("nan"), float("nan"), 100 * float(false)
-    return float(j.mean()), float((j > mask_eval.RECALL_THRESHOLD).mean()), 100 * float(false)
+    return float(j.mean()), float((j > RECALL_THRESHOLD).mean()), 100 * float(false)
 
 
 def _depth_score(results: Sequence[FrameResult], frames: Sequence[RenderedFrame]) -> tuple[float, float, float]:
@@ -126,7 +124,7 @@ def _depth_score(results: Sequence[FrameResult], frames: Sequence[RenderedFrame]
         estimated.append(np.where(result.confidence > CONFIDENT, result.depth, np.nan))
         truth.append(np.where(frame.mask, np.nan, frame.depth))
     try:
-        score = depth_eval.score(np.stack(estimated), np.stack(truth))
+        score = score_depth(np.stack(estimated), np.stack(truth))
     except ValueError:  # no depth at all, as while the camera only turns
         return float("nan"), float("nan"), 0.0
     return score.abs_rel, score.delta_125, score.coverage
@@ -138,7 +136,7 @@ def _camera_score(results: Sequence[FrameResult], frames: Sequence[RenderedFrame
     poses = np.stack([r.world_from_cam for r in results])
     truth = np.stack([frame.view.world_from_cam for frame in frames])
     try:
-        score = trajectory_eval.score(poses, truth)
+        score = score_trajectory(poses, truth)
     except ValueError:  # a camera without a path
         return float("nan"), float("nan"), float("nan"), float(np.mean(placed))
     step = score.path_length / (len(frames) - 1)
@@ -176,10 +174,82 @@ def _best_jm(values: np.ndarray, truth: np.ndarray) -> float:
     values, truth = values[shown], truth[shown]
     best = 0.0
     for threshold in np.unique(np.quantile(values, np.linspace(0.3, 0.995, 32))):
-        j = [mask_eval.region_similarity(v > threshold, t) for v, t in _zip(values, truth)]
+        j = [region_similarity(v > threshold, t) for v, t in _zip(values, truth)]
         best = max(best, float(np.mean(j)))
     return best
 
 
 def _zip(first: Sequence, second: Sequence) -> Iterator[tuple]:
     return zip(first, second, strict=True)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Means over the seeds of one preset; nan: does not apply."""
+
+    preset: str
+    method: str  # a backbone, or "baselines"
+    seeds: tuple[int, ...]
+    figures: dict[str, float]  # as the fields of ClipScore; empty for baselines
+    cues: dict[str, CueScore]
+    frozen_auc: dict[str, float] = field(default_factory=dict)  # AUC on the pixels of movers that stand still
+    frozen_false_percent: float = float("nan")
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+def rows(
+    presets: Sequence[str],
+    seeds: Sequence[int],
+    frames: int,
+    configs: Mapping[str, PipelineConfig],
+    rate: float = ClipSpec.rate,
+) -> Iterator[Row]:
+    """One row per preset and method, the baselines last. configs: what to evaluate, by name; rate: Hz of the clips."""
+    for preset in presets:
+        specs = [ClipSpec(preset, seed, frames, rate=rate, frozen=frozen) for seed in seeds for frozen in (False, True)]
+        clips = {spec: render(spec) for spec in specs}
+        if not any(frame.mask.any() for frame in clips[specs[0]]):  # nothing to freeze
+            clips = {spec: frames for spec, frames in clips.items() if not spec.frozen}
+        for name, config in configs.items():
+            yield _row(preset, name, tuple(seeds), [evaluate(spec, clip, config) for spec, clip in clips.items()])
+        yield _baselines(preset, tuple(seeds), {spec: evaluate_baselines(spec, clip) for spec, clip in clips.items()})
+
+
+def _row(preset: str, method: str, seeds: tuple[int, ...], scores: Sequence[ClipScore]) -> Row:
+    moving = [score for score in scores if not score.spec.frozen]
+    frozen = [score for score in scores if score.spec.frozen]
+    names = [item.name for item in fields(ClipScore) if item.name not in ("spec", "backbone", "cues")]
+    return Row(
+        preset,
+        method,
+        seeds,
+        {name: _mean([getattr(score, name) for score in moving]) for name in names},
+        _mean_cues([score.cues for score in moving]),
+        _mean_auc([score.cues for score in frozen]),
+        _mean([score.false_percent for score in frozen]),
+    )
+
+
+def _baselines(preset: str, seeds: tuple[int, ...], scores: Mapping[ClipSpec, dict[str, CueScore]]) -> Row:
+    moving = [cues for spec, cues in scores.items() if not spec.frozen]
+    frozen = [cues for spec, cues in scores.items() if spec.frozen]
+    return Row(preset, "baselines", seeds, {}, _mean_cues(moving), _mean_auc(frozen))
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Over what applies; nan if nothing does."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _mean_cues(scores: Sequence[Mapping[str, CueScore]]) -> dict[str, CueScore]:
+    return {
+        name: CueScore(_mean([each[name].auc for each in scores]), _mean([each[name].jm for each in scores]))
+        for name in scores[0]
+    }
+
+
+def _mean_auc(scores: Sequence[Mapping[str, CueScore]]) -> dict[str, float]:
+    return {name: cue.auc for name, cue in _mean_cues(scores).items()} if scores else {}

@@ -51,7 +51,7 @@ class Parameters:
 
 
 @dataclass(frozen=True)
-class Options:
+class ObjectiveOptions:
     """Weights of the terms and the schedule; the defaults are the published demo's, with flow."""
 
     flow_weight: float = 0.01
@@ -129,7 +129,11 @@ def world_points(parameters: Parameters) -> torch.Tensor:
 
 
 def objective(
-    problem: Problem, parameters: Parameters, options: Options, initial_log_depth: torch.Tensor, with_flow: bool
+    problem: Problem,
+    parameters: Parameters,
+    options: ObjectiveOptions,
+    initial_log_depth: torch.Tensor,
+    with_flow: bool,
 ) -> Terms:
     """All terms at `parameters`. initial_log_depth: (T, h, w), what the depth prior pulls to."""
     point = point_term(problem, parameters, options.static_weighting)
@@ -211,7 +215,7 @@ def depth_prior_term(problem: Problem, parameters: Parameters, initial_log_depth
     return ((1.0 + problem.masks.to(change)) * change.square()).mean(dim=(1, 2)).mean()
 
 
-def adam(problem: Problem, start: Parameters, options: Options, steps: int | None = None) -> Optimised:
+def adam(problem: Problem, start: Parameters, options: ObjectiveOptions, steps: int | None = None) -> Optimised:
     """The published optimiser: Adam with betas (0.9, 0.9) and a falling rate, flow from 10 % of the iterations on.
 
     steps: only so many of `options.iterations`; None: all.
@@ -234,7 +238,7 @@ def adam(problem: Problem, start: Parameters, options: Options, steps: int | Non
     return Optimised(final, torch.tensor(losses), torch.tensor(rates))
 
 
-def _learning_rate(options: Options, progress: float) -> float:
+def _learning_rate(options: ObjectiveOptions, progress: float) -> float:
     span = options.learning_rate - options.learning_rate_min
     if options.schedule == "cosine":
         return options.learning_rate_min + span * 0.5 * (1 + float(torch.cos(torch.tensor(progress * torch.pi))))

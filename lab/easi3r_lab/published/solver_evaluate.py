@@ -9,18 +9,23 @@ import torch
 
 from easi3r_lab.published import solver_flow as flow_term
 from easi3r_lab.published import solver_local as local_terms
-from easi3r_lab.published import solver_point as point_term
-from easi3r_lab.published.objective import Options
+from easi3r_lab.published.objective import ObjectiveOptions
 from easi3r_lab.published.solver_local import Curvature
-from easi3r_lab.published.solver_observations import Observations
-from easi3r_lab.published.solver_priors import Quadratic, one_camera, temporal
-from easi3r_lab.published.solver_state import State, retract
-from easi3r_lab.published.solver_system import Layout, LocalMap, free_gradient, local_map
+from easi3r_lab.published.solver_state import Observations, State, retract
+from easi3r_lab.published.solver_system import (
+    LocalMap,
+    Quadratic,
+    UnknownLayout,
+    free_gradient,
+    local_map,
+    one_camera,
+    temporal,
+)
 from easi3r_lab.published.solver_tile import (
     CURVATURE,
     DepthPrior,
     Part,
-    Tile,
+    PixelTile,
     Weighting,
     counting,
     first_depth,
@@ -95,10 +100,10 @@ class Evaluator:
     """The objective on one level of resolution."""
 
     observations: Observations
-    options: Options
+    options: ObjectiveOptions
     focal_prior: float  # share of the point term, see `one_camera`
     focal: float  # pixels, that separate focal lengths are held to
-    layout: Layout
+    layout: UnknownLayout
     distance_floor: float  # world units
     initial_log_depth: torch.Tensor | None  # (T, n), for the depth prior
 
@@ -175,7 +180,7 @@ class _Sums:
 
     order: Order
     depth: torch.Tensor  # (T, n)
-    point_moments: torch.Tensor  # (T, K, 4, 3) float64, see solver_point.moments
+    point_moments: torch.Tensor  # (T, K, 4, 3) float64, see solver_local.point_moments
     flow_gradient: torch.Tensor  # (T, F, 7)
     focal_gradient: torch.Tensor  # (T,)
     curvature: torch.Tensor  # (T, L, L) float64
@@ -202,7 +207,7 @@ class _Sums:
             share=observations.share,
         )
 
-    def add(self, part: Part, tile: Tile, depth: torch.Tensor | None) -> None:
+    def add(self, part: Part, tile: PixelTile, depth: torch.Tensor | None) -> None:
         rows, slots = part[0], tile.foot.shape[1]
         if depth is None:
             depth = settle(tile, first_depth(tile), None, FIRST_SWEEPS)
@@ -226,7 +231,7 @@ class _Sums:
             self.scores += float(counting(tile, tile.weight).square().sum()) / self.share
             self.stiffness += float(weight.sum())
 
-    def _bend(self, part: Part, tile: Tile, flow: flow_term.FlowLinear | None, depth: torch.Tensor) -> None:
+    def _bend(self, part: Part, tile: PixelTile, flow: flow_term.FlowLinear | None, depth: torch.Tensor) -> None:
         bend, rows = local_terms.curvature(tile, depth, flow), self.curvature[part[0]]
         # Slots that no frame of the tile uses are not in its coordinates.
         ahead = torch.arange(7 * tile.foot.shape[1])
@@ -239,7 +244,7 @@ class _Sums:
 
     def local_gradient(self) -> torch.Tensor:
         """(T, L)"""
-        point = point_term.gradient(self.point_moments)
+        point = local_terms.point_gradient(self.point_moments)
         return torch.cat([point.flatten(1), self.flow_gradient.flatten(1), self.focal_gradient[:, None]], 1)
 
     @property

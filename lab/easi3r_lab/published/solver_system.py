@@ -1,7 +1,8 @@
-"""From the frames' local coordinates to the unknowns, and from gradient and curvature to a step.
+"""From the frames' local coordinates to the unknowns, and from gradient and curvature to a step; terms without pixels.
 
 Unknowns, in this order: (T, 6) twists of the frames in their own axes, (1,) or (T,) log focals unless known, (P, 7)
-twists of the pairs in the world's axes. The first frame and the pairs' mean log scale stay where they are.
+twists of the pairs in the world's axes. The first frame and the pairs' mean log scale stay where they are. Terms
+without pixels are smooth motion, and focal lengths that belong to one camera.
 """
 
 from __future__ import annotations
@@ -10,13 +11,12 @@ from dataclasses import dataclass
 
 import torch
 
-from easi3r_lab.published.solver_observations import Observations
-from easi3r_lab.published.solver_state import State, adjoint
-from easi3r_ros.core.geometry import invert_se3
+from easi3r_lab.published.solver_state import Observations, State, adjoint
+from easi3r_ros.core.geometry import hat, invert_se3
 
 
 @dataclass(frozen=True)
-class Layout:
+class UnknownLayout:
     frames: int
     focals: int  # 0: known
     pairs: int
@@ -47,7 +47,7 @@ class LocalMap:
     pair's twist to the camera's axes and every target's twist round.
     """
 
-    layout: Layout
+    layout: UnknownLayout
     to_camera: torch.Tensor  # (T, 7, 7) float64
     own: torch.Tensor  # (T, L, 7) float64, L = 7 S + 1 for S point and flow slots
     index: torch.Tensor  # (T, L + 6) unknowns of the slots, then own; `layout.size` is a place for nothing
@@ -88,7 +88,7 @@ class LocalMap:
         return torch.cat([turned.reshape(point.shape), flow * signs], 2)
 
 
-def local_map(layout: Layout, observations: Observations, state: State) -> LocalMap:
+def local_map(layout: UnknownLayout, observations: Observations, state: State) -> LocalMap:
     """How the coordinates of `solver_local` follow from the unknowns at `state`."""
     frames, slots = observations.pair.shape
     eye, cam_from_world = torch.eye(7, dtype=torch.float64), invert_se3(state.world_from_cam)
@@ -103,7 +103,7 @@ def local_map(layout: Layout, observations: Observations, state: State) -> Local
     return LocalMap(layout, adjoint(cam_from_world), torch.cat(own, 1), index, 7 * slots)
 
 
-def _index(layout: Layout, observations: Observations) -> torch.Tensor:
+def _index(layout: UnknownLayout, observations: Observations) -> torch.Tensor:
     own = torch.arange(layout.frames)[:, None]
     cameras = own if observations.flow is None else torch.cat([observations.flow.target, own], 1)  # (T, F + 1)
     pose = 6 * cameras[..., None] + torch.arange(6)
@@ -114,7 +114,7 @@ def _index(layout: Layout, observations: Observations) -> torch.Tensor:
     return torch.cat([pair.flatten(1), torch.cat([pose, focal[..., None]], -1).flatten(1)], 1)
 
 
-def free_gradient(layout: Layout, gradient: torch.Tensor) -> torch.Tensor:
+def free_gradient(layout: UnknownLayout, gradient: torch.Tensor) -> torch.Tensor:
     """(U,) without what may not move: the first frame and the mean log scale."""
     free = gradient.clone()
     free[:6] = 0.0
@@ -122,7 +122,7 @@ def free_gradient(layout: Layout, gradient: torch.Tensor) -> torch.Tensor:
     return free
 
 
-def factorise(layout: Layout, curvature: torch.Tensor, damping: float) -> torch.Tensor | None:
+def factorise(layout: UnknownLayout, curvature: torch.Tensor, damping: float) -> torch.Tensor | None:
     """Cholesky factor of the (U, U) curvature, less the first frame's pose, with the pairs' common scale held.
 
     damping: share of the typical frame's or pair's curvature that is added to each; a frame or pair of which little
@@ -143,8 +143,61 @@ def gauss_newton(factor: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     return torch.cat([gradient.new_zeros(6), -torch.cholesky_solve(gradient[6:, None], factor)[:, 0]])
 
 
-def pose_covariance(layout: Layout, factor: torch.Tensor) -> torch.Tensor:
+def pose_covariance(layout: UnknownLayout, factor: torch.Tensor) -> torch.Tensor:
     """(T, 6, 6) inverse of the curvature, the blocks of the frames' twists; zero for the first, which is held."""
     columns = torch.eye(len(factor), 6 * (layout.frames - 1), dtype=factor.dtype)
     half = torch.linalg.solve_triangular(factor, columns, upper=False).unflatten(1, (-1, 6)).transpose(0, 1)
     return torch.cat([torch.zeros(1, 6, 6, dtype=factor.dtype), half.mT @ half])
+
+
+STANDSTILL = 1e-9  # world units or radians: a motion this small has no direction
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """A term around the current state."""
+
+    value: float
+    gradient: torch.Tensor  # (U,)
+    curvature: torch.Tensor  # (U, U)
+    published: bool  # part of the published objective
+
+
+def temporal(layout: UnknownLayout, state: State, weight: float, translation_weight: float) -> Quadratic:
+    """Sum over consecutive frames of |relative rotation - I|_F + translation_weight * |relative translation|.
+
+    Norms as re-weighted least squares.
+    """
+    rotation, position = state.world_from_cam[:, :3, :3], state.world_from_cam[:, :3, 3]
+    relative = rotation[:-1].mT @ rotation[1:]
+    generators = hat(torch.eye(3, dtype=torch.float64))  # (3, 3, 3)
+    by_rotation = torch.zeros(layout.frames - 1, 9, 12, dtype=torch.float64)  # columns: twists of both frames
+    by_rotation[:, :, 3:6] = -(generators @ relative[:, None]).flatten(2).mT
+    by_rotation[:, :, 9:] = (relative[:, None] @ generators).flatten(2).mT
+    by_position = torch.zeros(layout.frames - 1, 3, 12, dtype=torch.float64)
+    by_position[:, :, :3], by_position[:, :, 6:9] = -rotation[:-1], rotation[1:]
+    turned = (relative - torch.eye(3, dtype=torch.float64)).flatten(1)
+    moved = position[1:] - position[:-1]
+    gradient = torch.zeros(layout.size, dtype=torch.float64)
+    curvature = torch.zeros(layout.size, layout.size, dtype=torch.float64)
+    value = 0.0
+    for residual, jacobian, share in ((turned, by_rotation, weight), (moved, by_position, weight * translation_weight)):
+        length = residual.norm(dim=1).clamp(min=STANDSTILL)
+        scaled = jacobian * (share / length)[:, None, None]
+        value += share * float(length.sum())
+        slopes, bends = (scaled.mT @ residual[..., None])[..., 0], scaled.mT @ jacobian
+        for n in range(layout.frames - 1):
+            at = slice(6 * n, 6 * n + 12)
+            gradient[at] += slopes[n]
+            curvature[at, at] += bends[n]
+    return Quadratic(value, gradient, curvature, published=True)
+
+
+def one_camera(layout: UnknownLayout, state: State, weight: float, focal: float) -> Quadratic:
+    """weight / 2 * sum of squared deviations of the log focals from that of `focal` (pixels)."""
+    deviation = (state.focal / focal).log()
+    gradient = torch.zeros(layout.size, dtype=torch.float64)
+    curvature = torch.zeros(layout.size, layout.size, dtype=torch.float64)
+    gradient[layout.focal] = weight * deviation
+    curvature[layout.focal, layout.focal] = weight * torch.eye(layout.focals, dtype=torch.float64)
+    return Quadratic(0.5 * weight * float(deviation.square().sum()), gradient, curvature, published=False)

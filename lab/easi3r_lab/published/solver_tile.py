@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from easi3r_lab.published import solver_point as point_term
 from easi3r_lab.published.solver_flow import FlowLinear, FlowTile
-from easi3r_lab.published.solver_observations import Observations
-from easi3r_lab.published.solver_state import State
+from easi3r_lab.published.solver_state import Observations, State
 from easi3r_ros.core.geometry import invert_se3
 
 # A Euclidean norm has the curvature 1/|r| across its residual and none along it; least squares re-weighted by 1/|r|
@@ -43,7 +41,7 @@ class Weighting:
 
 
 @dataclass(frozen=True)
-class Tile:
+class PixelTile:
     """t frames, n pixels each. A ray is (x, y, 1)."""
 
     predicted: torch.Tensor  # (t, K, 3, n) the pairs' points in the frame's camera
@@ -79,7 +77,7 @@ class Linear:
         return torch.maximum(self.depth - step, SMALLEST_RATIO * self.depth)
 
 
-def tiles(observations: Observations, state: State, weighting: Weighting) -> Iterator[tuple[Part, Tile]]:
+def tiles(observations: Observations, state: State, weighting: Weighting) -> Iterator[tuple[Part, PixelTile]]:
     """Tiles that together cover all pixels."""
     frames, slots = observations.pair.shape
     n = observations.pixels
@@ -115,7 +113,7 @@ def _cameras(observations: Observations, state: State) -> _Cameras:
     return _Cameras(cam_from_pair[..., :3, :3], cam_from_pair[..., :3, 3:], focal, relative)
 
 
-def _tile(o: Observations, cameras: _Cameras, weighting: Weighting, part: Part) -> Tile:
+def _tile(o: Observations, cameras: _Cameras, weighting: Weighting, part: Part) -> PixelTile:
     rows, columns = part
     x, y = (o.grid[i, columns] / cameras.focal[rows] for i in (0, 1))
     used = max(o.slots[rows])
@@ -123,10 +121,10 @@ def _tile(o: Observations, cameras: _Cameras, weighting: Weighting, part: Part) 
     offset, linear = cameras.offset[rows, :used].flatten(0, 1), cameras.linear[rows, :used].flatten(0, 1)
     predicted = torch.baddbmm(offset, linear, points.flatten(0, 1)).unflatten(0, points.shape[:2])
     ray2 = torch.addcmul(x * x + 1.0, y, y)
-    foot, miss = point_term.foot_points(predicted, x, y, ray2)
+    foot, miss = foot_points(predicted, x, y, ray2)
     miss.add_(weighting.distance_floor**2)
     movers = o.movers[rows, columns]
-    return Tile(
+    return PixelTile(
         predicted=predicted,
         foot=foot,
         miss=miss,
@@ -168,24 +166,24 @@ def _prior_of(prior: DepthPrior, part: Part) -> DepthPrior:
     return DepthPrior(prior.weight, prior.log_depth[rows, columns], prior.mean[rows], prior.pull[rows])
 
 
-def counting(tile: Tile, weight: torch.Tensor) -> torch.Tensor:
+def counting(tile: PixelTile, weight: torch.Tensor) -> torch.Tensor:
     """(t, K, n) weights of pixels that count for the poses: every pixel has a depth, movers may have no say."""
     return weight if tile.static is None else weight * tile.static
 
 
-def first_depth(tile: Tile) -> torch.Tensor:
+def first_depth(tile: PixelTile) -> torch.Tensor:
     """(t, n) mean depth at which the rays come nearest to the pairs' points."""
     return ((tile.weight * tile.foot).sum(1) / tile.weight.sum(1)).clamp(min=tile.distance_floor)
 
 
-def settle(tile: Tile, depth: torch.Tensor, flow: FlowLinear | None, sweeps: int) -> torch.Tensor:
+def settle(tile: PixelTile, depth: torch.Tensor, flow: FlowLinear | None, sweeps: int) -> torch.Tensor:
     """(t, n) depth of least objective at the given poses: closed form for given weights, re-weighted `sweeps` times."""
     for _ in range(sweeps):
         depth = linearise(tile, depth, flow).better_depth()
     return depth
 
 
-def snap(tile: Tile, depth: torch.Tensor, flow: FlowLinear | None) -> torch.Tensor:
+def snap(tile: PixelTile, depth: torch.Tensor, flow: FlowLinear | None) -> torch.Tensor:
     """(t, n) the best of depth and the feet next to it.
 
     Where pairs disagree along the ray only, the objective has corners there, which re-weighting hardly ever reaches.
@@ -202,7 +200,7 @@ def snap(tile: Tile, depth: torch.Tensor, flow: FlowLinear | None) -> torch.Tens
     return best
 
 
-def _cost(tile: Tile, depth: torch.Tensor, flow: FlowLinear | None) -> torch.Tensor:
+def _cost(tile: PixelTile, depth: torch.Tensor, flow: FlowLinear | None) -> torch.Tensor:
     """(t, n) objective of every pixel, whose derivative `linearise` has."""
     off = depth[:, None] - tile.foot
     cost = torch.addcmul(tile.miss, off.square_(), tile.ray2).sqrt_().mul_(tile.weight).sum(1)
@@ -216,7 +214,7 @@ def _cost(tile: Tile, depth: torch.Tensor, flow: FlowLinear | None) -> torch.Ten
     return cost
 
 
-def linearise(tile: Tile, depth: torch.Tensor, flow: FlowLinear | None) -> Linear:
+def linearise(tile: PixelTile, depth: torch.Tensor, flow: FlowLinear | None) -> Linear:
     """Around depth (t, n); the flow term may be linear around another depth nearby."""
     off = depth[:, None] - tile.foot
     squared = torch.addcmul(tile.miss, off * off, tile.ray2)
@@ -233,3 +231,20 @@ def linearise(tile: Tile, depth: torch.Tensor, flow: FlowLinear | None) -> Linea
         slope = slope + (tile.prior_weight * change - 2.0 * prior.weight * prior.pull) / depth
         stiffness = stiffness + tile.prior_weight / depth.square()
     return Linear(depth, squared, weight, slope, point_stiffness, stiffness)
+
+
+def foot_points(
+    predicted: torch.Tensor, x: torch.Tensor, y: torch.Tensor, ray2: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Depth at which a pixel's ray comes nearest to a predicted point, and the squared distance there.
+
+    predicted: (t, K, 3, n); x, y: (t, 1, n), the ray is (x, y, 1); ray2: (t, 1, n) its squared length. Returns twice
+    (t, K, n). From these the distance at any depth follows without cancellation.
+    """
+    X, Y, Z = predicted.unbind(2)
+    foot = torch.addcmul(Z, X, x).addcmul_(Y, y).div_(ray2)
+    miss = torch.addcmul(X, foot, x, value=-1.0).square_()
+    off = torch.addcmul(Y, foot, y, value=-1.0)
+    miss.addcmul_(off, off)
+    torch.sub(Z, foot, out=off)
+    return foot, miss.addcmul_(off, off)

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from easi3r_lab.synthetic import patterns
 from easi3r_lab.synthetic.first_hits import Grid, first_hits
-from easi3r_lab.synthetic.scene import Light, Scene, Sky, View
-from easi3r_lab.synthetic.texture_bank import bank_of, mip_maps
-from easi3r_lab.synthetic.textures import Texture
+from easi3r_lab.synthetic.scene import Light, Scene, SceneView, Sky
+from easi3r_lab.synthetic.textures import Texture, bank_of, mip_maps
 from easi3r_lab.synthetic.worlds import FACES, Lights, Materials, Occluders, Shots, Worlds
 from easi3r_ros.core.geometry import invert_se3
 
@@ -41,7 +40,7 @@ def worlds_of(scene: Scene) -> Worlds:
     )
 
 
-def truth_of(scene: Scene, views: Sequence[View], grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+def truth_of(scene: Scene, views: Sequence[SceneView], grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """What the cameras see, in double precision: (N, H, W) float64 z-depth, metres, inf where there is nothing; and
     (N, H, W) int16 index of the part, -1 there."""
     kind, size = _solids(scene)
@@ -62,7 +61,7 @@ def _solids(scene: Scene) -> tuple[Tensor, Tensor]:
     return torch.tensor([kind for kind, _ in found]), torch.tensor(sizes, dtype=torch.float64)
 
 
-def shots_of(scene: Scene, views: Sequence[View], seconds: Sequence[float]) -> Shots:
+def shots_of(scene: Scene, views: Sequence[SceneView], seconds: Sequence[float]) -> Shots:
     """Pictures of the scene of `worlds_of`, one per view, in single precision."""
 
     def stacked(poses: list) -> Tensor:

@@ -12,8 +12,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from easi3r_lab.synthetic.texture_bank import TextureBank, bank_of, mip_maps
-from easi3r_lab.synthetic.textures import fractal_noise
+from easi3r_lab.synthetic.textures import TextureBank, bank_of, fractal_noise, mip_maps
 
 SIDE = 256
 _SEED = 20  # of the library; scenes draw from it with seeds of their own

@@ -1,17 +1,94 @@
 """What a rendered world is made of: parts with a shape, a texture and a motion; objects; a light; a camera.
 
 World frame: x forward, y left, z up, metres (REP-103). Camera frame: x right, y down, z forward.
+Shapes are in a frame of their own around the origin.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from easi3r_lab.synthetic.shapes import Shape
+from easi3r_lab.synthetic import solids
 from easi3r_lab.synthetic.textures import Texture
+
+
+class Shape(ABC):
+    @property
+    @abstractmethod
+    def solid(self) -> tuple[int, tuple[float, ...]]:
+        """Kind and numbers as the renderer wants them (solids.py)."""
+
+
+@dataclass(frozen=True)
+class Box(Shape):
+    half: tuple[float, float, float]
+
+    @property
+    def solid(self) -> tuple[int, tuple[float, ...]]:
+        return solids.BOX, self.half
+
+
+@dataclass(frozen=True)
+class Room(Shape):
+    """A box seen from inside."""
+
+    half: tuple[float, float, float]
+
+    @property
+    def solid(self) -> tuple[int, tuple[float, ...]]:
+        return solids.ROOM, self.half
+
+
+@dataclass(frozen=True)
+class Ellipsoid(Shape):
+    half: tuple[float, float, float]
+
+    @property
+    def solid(self) -> tuple[int, tuple[float, ...]]:
+        return solids.ELLIPSOID, self.half
+
+
+@dataclass(frozen=True)
+class Capsule(Shape):
+    """A cylinder along z with round ends: limbs, torsos."""
+
+    thickness: float  # radius
+    half_length: float  # from the origin to the centre of each end sphere
+
+    @property
+    def solid(self) -> tuple[int, tuple[float, ...]]:
+        return solids.CAPSULE, (self.thickness, self.half_length)
+
+
+@dataclass(frozen=True)
+class Cylinder(Shape):
+    """A cylinder along z with flat ends: cans, mugs, lamps, wheels. Faces: 0 side, 1 ends."""
+
+    thickness: float  # radius
+    half_length: float
+
+    @property
+    def solid(self) -> tuple[int, tuple[float, ...]]:
+        return solids.CYLINDER, (self.thickness, self.half_length)
+
+
+@dataclass(frozen=True)
+class Prism(Shape):
+    """A polygon along z: roofs, cabins, pillars. Faces: 0 sides, 1 ends."""
+
+    sides: int  # 3 to 6
+    apothem: float  # from the axis to the middle of a side, at the bottom
+    half_length: float
+    taper: float = 0.0  # metres of apothem lost per metre upwards
+
+    @property
+    def solid(self) -> tuple[int, tuple[float, ...]]:
+        return solids.PRISM, (float(self.sides), self.apothem, self.half_length, self.taper)
+
 
 Motion = Callable[[float], np.ndarray]  # seconds -> (4, 4) float64 world_from_something
 
@@ -69,7 +146,7 @@ class Sky:
 
 
 @dataclass(frozen=True)
-class Camera:
+class SceneCamera:
     """A pinhole camera without distortion."""
 
     world_from_cam: Motion
@@ -80,7 +157,7 @@ class Camera:
 @dataclass(frozen=True)
 class Scene:
     objects: tuple[SceneObject, ...]
-    camera: Camera
+    camera: SceneCamera
     light: Light | Sky  # under a lamp, the scene must be closed: no ray may leave it
 
     @property
@@ -97,7 +174,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class View:
+class SceneView:
     """A camera and the parts of a scene at one instant."""
 
     K: np.ndarray  # (3, 3)
@@ -105,9 +182,9 @@ class View:
     world_from_part: np.ndarray  # (P, 4, 4)
 
 
-def view_of(scene: Scene, seconds: float, size: tuple[int, int]) -> View:
+def view_of(scene: Scene, seconds: float, size: tuple[int, int]) -> SceneView:
     """Camera and objects at a time; size: (W, H) of the image."""
-    return View(
+    return SceneView(
         intrinsics(size, scene.camera.horizontal_fov),
         scene.camera.world_from_cam(seconds),
         np.stack([part.world_from_part(seconds) for part in scene.parts]),

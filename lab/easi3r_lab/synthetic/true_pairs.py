@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from easi3r_lab.synthetic.assembly import truth_of
+from easi3r_lab.synthetic.clips import Clip
+from easi3r_lab.synthetic.correspondence import points_in_view
 from easi3r_lab.synthetic.first_hits import Grid
-from easi3r_lab.synthetic.render import Clip
-from easi3r_lab.synthetic.scene import Scene, View, view_of
-from easi3r_lab.synthetic.truth import points_in_view
+from easi3r_lab.synthetic.scene import Scene, SceneView, view_of
 from easi3r_ros.core.types import PairEvidence, PairGeometry
 
 _AT_ONCE = 8  # frames
@@ -31,7 +31,7 @@ class Truth:
     """One view of a scene without its colours."""
 
     index: int
-    view: View
+    view: SceneView
     depth: np.ndarray  # (H, W) metres
     parts: np.ndarray  # (H, W) rigid part seen
     mask: np.ndarray  # (H, W) bool, True on movers

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from easi3r_lab.synthetic.texture_bank import TextureBank
+from easi3r_lab.synthetic.textures import TextureBank
 
 FACES = 6
 

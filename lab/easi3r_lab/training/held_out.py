@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from easi3r_lab.eval import depth as depth_eval
-from easi3r_lab.synthetic.training import training_views
+from easi3r_lab.eval.scores import DepthScore, score_depth
+from easi3r_lab.synthetic.training_views import training_views
 from easi3r_lab.training.losses import TrainingAnswers, answer
 from easi3r_lab.training.pairs import Direction, TrainingPairs, training_pairs
 from easi3r_lab.training.plan import EVALUATION_SEED, TINY
@@ -73,7 +73,7 @@ def _depth_error(depth: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """AbsRel and share of delta < 1.25 of each image, scaled by the ratio of the medians."""
     # Depth behind the camera counts as nearest, not as unknown.
     pairs = zip(depth.clamp(min=1e-6).numpy(), torch.where(truth.isfinite(), truth, torch.nan).numpy(), strict=True)
-    scores = [depth_eval.score(predicted, true) for predicted, true in pairs]
+    scores = [score_depth(predicted, true) for predicted, true in pairs]
     return torch.tensor([score.abs_rel for score in scores]), torch.tensor([score.delta_125 for score in scores])
 
 
@@ -137,9 +137,9 @@ def _measure_pair(pair: PairGeometry, K: np.ndarray, truth: Direction, a_from_b:
     known = torch.where(confident, estimate, torch.nan).numpy()
     true_depth = torch.where(truth.points[..., 2].isfinite(), truth.points[..., 2], torch.nan).numpy()
     try:
-        depth = depth_eval.score(known, true_depth)
+        depth = score_depth(known, true_depth)
     except ValueError:  # no parallax, and the backbone needs it
-        depth = depth_eval.DepthScore(float("nan"), float("nan"), float("nan"), 0.0)
+        depth = DepthScore(float("nan"), float("nan"), float("nan"), 0.0)
     sample = pair_sample(pair)
     b_from_a = pair_pose(sample, torch.ones_like(sample.conf_b), K)
     error = b_from_a @ a_from_b.double()  # the identity, if it were right

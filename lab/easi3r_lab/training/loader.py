@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from easi3r_lab.synthetic.training import training_views
+from easi3r_lab.synthetic.training_views import training_views
 from easi3r_lab.training.pairs import TrainingPairs, joined, mirrored, training_pairs
 from easi3r_lab.training.plan import EVALUATION_SEED, Stage, TrainingPlan
 

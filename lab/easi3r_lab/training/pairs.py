@@ -9,7 +9,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from easi3r_lab.synthetic.training import TrainingViews, correspondence, points_in
+from easi3r_lab.synthetic.training_views import TrainingViews, correspondence, points_in
 from easi3r_lab.training.matching import token_targets
 
 

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from easi3r_lab.synthetic.presets import living_room, patrol, street, tabletop
+from easi3r_lab.synthetic.presets import living_room, street, tabletop
 from easi3r_lab.synthetic.scene import Scene
 
 PRESETS: dict[str, Callable[[np.random.Generator, float], Scene]] = {
     "static": living_room.static,
     "walkers": living_room.walkers,
     "tabletop": tabletop.tabletop,
-    "patrol": patrol.patrol,
+    "patrol": living_room.patrol,
     "traffic": street.traffic,
     "handheld": living_room.handheld,
     "crowd": living_room.crowd,

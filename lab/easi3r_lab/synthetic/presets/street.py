@@ -5,9 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from easi3r_lab.synthetic.motions import Fixed, Handheld, Shuttle, hand_waves, pose
-from easi3r_lab.synthetic.presets.vehicles import car
-from easi3r_lab.synthetic.scene import Camera, Occluder, Part, Scene, SceneObject, Sky
-from easi3r_lab.synthetic.shapes import Box, Cylinder, Ellipsoid, Prism
+from easi3r_lab.synthetic.presets.props import car
+from easi3r_lab.synthetic.scene import (
+    Box,
+    Cylinder,
+    Ellipsoid,
+    Occluder,
+    Part,
+    Prism,
+    Scene,
+    SceneCamera,
+    SceneObject,
+    Sky,
+)
 from easi3r_lab.synthetic.textures import bricks, facade, plaster, poster, speckle, tiles
 
 ROAD = 3.4  # half width, metres
@@ -25,7 +35,7 @@ def traffic(rng: np.random.Generator, duration: float) -> Scene:
     return Scene((*town, *_cars(rng)), _camera(rng, duration), sky)
 
 
-def _camera(rng: np.random.Generator, duration: float) -> Camera:
+def _camera(rng: np.random.Generator, duration: float) -> SceneCamera:
     one_way = min(duration, LONGEST_WAY)
     walking = rng.random() < 0.5
     speed, height, side = (1.2, 1.55, rng.uniform(-2.4, -1.0)) if walking else (2.5, 1.25, -1.6)
@@ -42,7 +52,7 @@ def _camera(rng: np.random.Generator, duration: float) -> Camera:
         shake=0.008 if walking else 0.004,
         waves=hand_waves(rng),
     )
-    return Camera(path)
+    return SceneCamera(path)
 
 
 def _cars(rng: np.random.Generator) -> list[SceneObject]:

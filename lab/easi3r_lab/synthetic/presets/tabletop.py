@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from easi3r_lab.synthetic.motions import Attached, EllipseWalk, Fixed, Handheld, hand_waves, pose
-from easi3r_lab.synthetic.presets import furniture
-from easi3r_lab.synthetic.scene import Camera, Light, Occluder, Part, Scene, SceneObject
-from easi3r_lab.synthetic.shapes import Box, Cylinder, Ellipsoid
+from easi3r_lab.synthetic.presets import props
+from easi3r_lab.synthetic.scene import Box, Cylinder, Ellipsoid, Light, Occluder, Part, Scene, SceneCamera, SceneObject
 from easi3r_lab.synthetic.textures import fabric, poster, speckle
 
 TOP = 0.75  # height of the table, metres
@@ -18,16 +17,16 @@ LONGEST_WAY = 4.0  # seconds; in longer clips the camera goes to and fro
 def tabletop(rng: np.random.Generator, duration: float) -> Scene:
     """A toy car drives loops and a ball is pushed about on a table, 0.8 m from the camera."""
     still = (
-        furniture.room(rng, (2.5, 2.5, 1.3), furniture.tiled_floor(rng)),
-        furniture.table(rng, (0.0, 0.0, 0.0), 0.6, 0.9, TOP),
-        furniture.picture(rng, "print", (2.47, 0.3, 1.3), 1.4, 1.0, np.pi),
-        furniture.bookshelf(rng, (2.3, -1.6, 0.0), np.pi),
+        props.room(rng, (2.5, 2.5, 1.3), props.tiled_floor(rng)),
+        props.table(rng, (0.0, 0.0, 0.0), 0.6, 0.9, TOP),
+        props.picture(rng, "print", (2.47, 0.3, 1.3), 1.4, 1.0, np.pi),
+        props.bookshelf(rng, (2.3, -1.6, 0.0), np.pi),
         *_crockery(rng),
     )
     return Scene((*still, _toy_car(rng), _ball(rng)), _camera(rng, duration), Light((-0.6, 0.8, 2.2), reach=2.0))
 
 
-def _camera(rng: np.random.Generator, duration: float) -> Camera:
+def _camera(rng: np.random.Generator, duration: float) -> SceneCamera:
     side = rng.choice([-1.0, 1.0])
     one_way = min(duration, LONGEST_WAY)
     travel = ARM_SPEED * one_way * np.array([0.1, side, 0.1])
@@ -43,17 +42,15 @@ def _camera(rng: np.random.Generator, duration: float) -> Camera:
         shake=0.005,
         waves=hand_waves(rng),
     )
-    return Camera(path)
+    return SceneCamera(path)
 
 
 def _crockery(rng: np.random.Generator) -> tuple[SceneObject, ...]:
     things = [
-        furniture.block("book", (0.11, 0.16, 0.02), (-0.30, 0.48, TOP), (poster(rng, metres=0.3),), 0.4),
-        furniture.block(
-            "second book", (0.10, 0.14, 0.025), (-0.29, 0.47, TOP + 0.04), (poster(rng, metres=0.3),), -0.1
-        ),
-        furniture.block("cereals", (0.04, 0.10, 0.15), (0.38, 0.32, TOP), (poster(rng, metres=0.3),), 0.3),
-        furniture.block("tea", (0.05, 0.07, 0.06), (0.42, -0.45, TOP), (poster(rng, metres=0.2),), -0.5),
+        props.block("book", (0.11, 0.16, 0.02), (-0.30, 0.48, TOP), (poster(rng, metres=0.3),), 0.4),
+        props.block("second book", (0.10, 0.14, 0.025), (-0.29, 0.47, TOP + 0.04), (poster(rng, metres=0.3),), -0.1),
+        props.block("cereals", (0.04, 0.10, 0.15), (0.38, 0.32, TOP), (poster(rng, metres=0.3),), 0.3),
+        props.block("tea", (0.05, 0.07, 0.06), (0.42, -0.45, TOP), (poster(rng, metres=0.2),), -0.5),
     ]
     for name, at, thickness, height in (
         ("mug", (-0.25, -0.52), 0.045, 0.10),

@@ -9,13 +9,10 @@ import torch
 from torch import Tensor
 
 from easi3r_lab.synthetic import patterns, solids
-from easi3r_lab.synthetic.random_worlds.acceptance import faults
 from easi3r_lab.synthetic.random_worlds.bodies import BODIES, SLOTS
-from easi3r_lab.synthetic.random_worlds.candidates import Candidates, random_candidates
-from easi3r_lab.synthetic.random_worlds.dice import Dice
-from easi3r_lab.synthetic.random_worlds.layout import FLOOR, GROUND, PICTURE, ROAD
-from easi3r_lab.synthetic.random_worlds.lights import random_lights
-from easi3r_lab.synthetic.random_worlds.materials import random_materials
+from easi3r_lab.synthetic.random_worlds.candidates import Candidates, faults, random_candidates
+from easi3r_lab.synthetic.random_worlds.layout import FLOOR, GROUND, PICTURE, ROAD, Dice
+from easi3r_lab.synthetic.random_worlds.materials import random_lights, random_materials
 from easi3r_lab.synthetic.worlds import FACES, Occluders, Shots, Worlds
 
 _SPARE = 1.7  # candidates per scene that is wanted

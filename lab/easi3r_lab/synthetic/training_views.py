@@ -13,8 +13,8 @@ from easi3r_lab.synthetic import correspondence as between
 from easi3r_lab.synthetic import sensor
 from easi3r_lab.synthetic.first_hits import Grid
 from easi3r_lab.synthetic.random_worlds.compose import RandomScenes, random_scenes
-from easi3r_lab.synthetic.random_worlds.dice import Dice
-from easi3r_lab.synthetic.rendering import render
+from easi3r_lab.synthetic.random_worlds.layout import Dice
+from easi3r_lab.synthetic.renderer import render
 from easi3r_lab.synthetic.worlds import Shots
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from easi3r_lab.synthetic.assembly import shots_of, truth_of, worlds_of
+from easi3r_lab.synthetic.correspondence import flow_between, occluded_between, pointmap
 from easi3r_lab.synthetic.first_hits import Grid
 from easi3r_lab.synthetic.presets import build_scene
-from easi3r_lab.synthetic.rendering import render
-from easi3r_lab.synthetic.scene import Scene, Sky, View, view_of
+from easi3r_lab.synthetic.renderer import render
+from easi3r_lab.synthetic.scene import Scene, SceneView, Sky, view_of
 from easi3r_lab.synthetic.sensor import GAMMA
-from easi3r_lab.synthetic.truth import flow_between, occluded_between, pointmap
 from easi3r_lab.synthetic.worlds import Worlds
 
 SUPERSAMPLING = 2  # rays per pixel and axis
@@ -30,7 +30,7 @@ class RenderedFrame:
     depth: np.ndarray  # (H, W) float32 z-depth at the pixel centre, metres; inf: sky
     parts: np.ndarray  # (H, W) int16 index of the rigid part seen at the pixel centre; -1: sky
     instances: np.ndarray  # (H, W) int32, 0: static, from 1: the moving objects
-    view: View
+    view: SceneView
 
     @property
     def mask(self) -> np.ndarray:
@@ -83,9 +83,9 @@ class Clip:
         """(H, W, 3) float64 what the pixels of frame `index` see, camera frame, metres; inf in the sky."""
         return pointmap(self.K, self.depth[index])
 
-    def view(self, index: int) -> View:
+    def view(self, index: int) -> SceneView:
         """Camera and objects at the time of frame `index`."""
-        return View(self.K, self.world_from_cam[index], self.world_from_part[index])
+        return SceneView(self.K, self.world_from_cam[index], self.world_from_part[index])
 
 
 def render_clip(

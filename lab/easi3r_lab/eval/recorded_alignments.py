@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from easi3r_lab.published.objective import Options, Parameters, Problem
+from easi3r_lab.published.objective import ObjectiveOptions, Parameters, Problem
 
 PARAMETERS = ("pw_poses", "im_poses", "im_focals")  # in the order of Parameters; the last one, log depth, is not raw
 GRADIENTS = (*PARAMETERS, "im_depthmaps")
@@ -41,7 +41,7 @@ class Variant:
 
     name: str
     problem: Problem
-    options: Options
+    options: ObjectiveOptions
     shared_focal: bool
     init: Recorded
     final: Recorded
@@ -91,7 +91,7 @@ def _variant(arrays: Mapping[str, np.ndarray], name: str) -> Variant:
             flow=_tensor(flow),
             flow_back=_tensor(flow[arrays["reverse_edge"]]),
         ),
-        options=Options(
+        options=ObjectiveOptions(
             flow_weight=raw["flow_loss_weight"],
             flow_start=raw["flow_loss_start_epoch"],
             flow_limit=raw["flow_loss_thre"],

@@ -1,12 +1,22 @@
-"""Things that stand in rooms."""
+"""What rooms and streets are furnished with: furniture, walking people, cars."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from easi3r_lab.synthetic.motions import Fixed, pose
-from easi3r_lab.synthetic.scene import Occluder, Part, SceneObject
-from easi3r_lab.synthetic.shapes import Box, Capsule, Cylinder, Ellipsoid, Room
+from easi3r_lab.synthetic.motions import Attached, EllipseWalk, Fixed, Swing, pose
+from easi3r_lab.synthetic.scene import (
+    Box,
+    Capsule,
+    Cylinder,
+    Ellipsoid,
+    Motion,
+    Occluder,
+    Part,
+    Prism,
+    Room,
+    SceneObject,
+)
 from easi3r_lab.synthetic.textures import Texture, book_spines, bricks, fabric, planks, plaster, poster, speckle, tiles
 
 WOOD = ((0.42, 0.24, 0.11), (0.30, 0.16, 0.07), (0.55, 0.38, 0.20))
@@ -95,3 +105,72 @@ def lamp(rng: np.random.Generator, at) -> SceneObject:
     head = Part(Cylinder(0.22, 0.16), (shade,), Fixed(pose((at[0], at[1], 1.6))))
     foot = Part(Cylinder(0.16, 0.02), (metal,), Fixed(pose((at[0], at[1], 0.02))))
     return SceneObject("lamp", (pole, head, foot))
+
+
+SKIN = ((0.62, 0.38, 0.26), (0.45, 0.26, 0.16), (0.22, 0.12, 0.07))
+CLOTHES = (
+    ((0.70, 0.08, 0.06), (0.85, 0.75, 0.60), (0.12, 0.05, 0.05)),
+    ((0.06, 0.16, 0.50), (0.65, 0.70, 0.80), (0.04, 0.06, 0.14)),
+    ((0.80, 0.55, 0.08), (0.25, 0.16, 0.06), (0.90, 0.85, 0.70)),
+    ((0.08, 0.32, 0.14), (0.75, 0.80, 0.55), (0.03, 0.10, 0.06)),
+    ((0.45, 0.10, 0.42), (0.80, 0.70, 0.78), (0.12, 0.04, 0.14)),
+)
+TROUSERS = ((0.05, 0.08, 0.17), (0.10, 0.09, 0.08), (0.22, 0.17, 0.11))
+
+
+def walker(rng: np.random.Generator, name: str, walk: EllipseWalk) -> SceneObject:
+    """A person of about 1.75 m on `walk`, whose origin is on the floor between the feet."""
+    shirt = fabric(rng, CLOTHES[rng.integers(len(CLOTHES))])
+    trousers = fabric(rng, [TROUSERS[rng.integers(len(TROUSERS))], (0.16, 0.18, 0.24)], metres=0.4)
+    shoes = speckle(rng, (0.05, 0.04, 0.04), 0.3)
+    skin, hair = speckle(rng, SKIN[rng.integers(len(SKIN))], 0.16), speckle(rng, (0.07, 0.04, 0.02), 0.4)
+    stride, phase = walk.step_frequency / 2, rng.uniform(0, 2 * np.pi)  # one leg makes every second step
+    parts = [
+        Part(Ellipsoid((0.13, 0.21, 0.33)), (shirt,), Attached(walk, pose((0, 0, 1.17)))),
+        Part(Ellipsoid((0.12, 0.17, 0.16)), (trousers,), Attached(walk, pose((0, 0, 0.92)))),
+        Part(Ellipsoid((0.10, 0.085, 0.125)), (skin,), Attached(walk, pose((0, 0, 1.60)))),
+        Part(Ellipsoid((0.105, 0.095, 0.09)), (hair,), Attached(walk, pose((-0.02, 0, 1.67)))),
+    ]
+    for side, offset in ((0.10, 0.0), (-0.10, np.pi)):
+        leg = Swing(walk, (0, side, 0.88), 0.42, stride, phase + offset)
+        arm = Swing(walk, (0, 2.3 * side, 1.40), 0.5, stride, phase + offset + np.pi)
+        parts += [
+            Part(Capsule(0.08, 0.35), (trousers,), Attached(leg, pose((0, 0, -0.40)))),
+            Part(Ellipsoid((0.14, 0.055, 0.05)), (shoes,), Attached(leg, pose((0.06, 0, -0.83)))),
+            Part(Capsule(0.055, 0.24), (shirt,), Attached(arm, pose((0, 0, -0.25)))),
+            Part(Ellipsoid((0.055, 0.035, 0.09)), (skin,), Attached(arm, pose((0, 0, -0.62)))),
+        ]
+    occluder = Occluder((0.24, 0.24, 0.85), Attached(walk, pose((0, 0, 0.85))))
+    return SceneObject(name, tuple(parts), moving=True, occluder=occluder)
+
+
+PAINTS = ((0.55, 0.04, 0.03), (0.05, 0.12, 0.40), (0.62, 0.62, 0.60), (0.06, 0.06, 0.07), (0.70, 0.45, 0.05))
+
+
+def car(rng: np.random.Generator, name: str, drive: Motion, moving: bool = True) -> SceneObject:
+    """A car or a van of about 4 m on `drive`, whose origin is on the road below its middle; it faces its +x."""
+    half, wide, high = rng.uniform(1.8, 2.2), rng.uniform(0.82, 0.92), rng.uniform(0.34, 0.45)
+    paint = speckle(rng, PAINTS[rng.integers(len(PAINTS))], 0.25, metres=2.5)
+    glass = fabric(rng, [(0.05, 0.06, 0.08), (0.12, 0.15, 0.18), (0.25, 0.28, 0.30)], metres=1.2)
+    rubber, lamps = speckle(rng, (0.03, 0.03, 0.03), 0.5, metres=0.5), speckle(rng, (0.85, 0.80, 0.60), 0.2)
+    sticker = poster(rng, metres=1.6)
+    van = rng.random() < 0.3
+    body, floor = Box((half, wide, high + 0.45 if van else high)), 0.25
+    side = sticker if van else paint
+    parts = [Part(body, (paint, paint, side, side, paint, paint), _at(drive, 0, 0, floor + body.half[2]))]
+    top = floor + 2 * body.half[2]
+    cabin = Prism(4, 0.88 * wide, 0.14 if van else 0.28, 0.35)
+    for x in (-0.9, 0.15) if not van else (half - 1.2,):
+        parts.append(Part(cabin, (glass, paint), _at(drive, x, 0, top + cabin.half_length)))
+    for x in (-0.62 * half, 0.62 * half):
+        for y in (-wide + 0.05, wide - 0.05):
+            parts.append(Part(Cylinder(0.32, 0.11), (rubber,), Attached(drive, pose((x, y, 0.32), roll=np.pi / 2))))
+    for x in (-half, half):
+        for y in (-0.7 * wide, 0.7 * wide):
+            parts.append(Part(Box((0.02, 0.16, 0.08)), (lamps,), _at(drive, x, y, floor + 0.45)))
+    shadow = Occluder((half, wide, body.half[2] + 0.15), _at(drive, 0, 0, floor + body.half[2] + 0.1), box=True)
+    return SceneObject(name, tuple(parts), moving, shadow)
+
+
+def _at(drive: Motion, x: float, y: float, z: float) -> Attached:
+    return Attached(drive, pose((x, y, z)))

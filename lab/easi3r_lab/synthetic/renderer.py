@@ -1,6 +1,6 @@
-"""From hits to colours: textures, lamp or sun with shadows, light from everywhere, mirrored sky.
+"""The one renderer, from worlds to colours: first hits, textures, lamp or sun with shadows, light from everywhere, sky.
 
-Everything is computed in the camera's frame, on (N, R) tensors: N pictures of R rays each.
+Colours are computed in the camera's frame, on (N, R) tensors: N pictures of R rays each.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from easi3r_lab.synthetic import solids
-from easi3r_lab.synthetic.first_hits import Grid, slopes
+from easi3r_lab.synthetic.first_hits import TILE, Grid, first_hits, slopes
 from easi3r_lab.synthetic.worlds import FACES, Lights, Shots, Worlds
 from easi3r_ros.core.geometry import invert_se3
 
@@ -237,3 +237,39 @@ def _sky(worlds: Worlds, scene: Tensor, cam_from_world: Tensor, ray: Vector, not
     strength = lights.clouds[scene][view] * ((cover - 0.45) * 3).clamp(0, 1) * (high - 0.12).clamp(0, 0.2) * 5
     sky[view, place] = torch.lerp(sky[view, place], sky[view, place].amax(-1, keepdim=True) * 1.15, strength[:, None])
     return sky
+
+
+_CPU_RAYS = 1 << 16  # at once: what stays in a processor's cache
+_GPU_RAYS = 1 << 22
+
+
+def hits_of(worlds: Worlds, shots: Shots, grid: Grid) -> tuple[Tensor, Tensor]:
+    """z-depth (N, H, W), inf in the sky, and part (N, H, W) int16, -1 there, in the precision of the shots' poses."""
+    cam_from_part = invert_se3(shots.world_from_cam)[:, None] @ shots.world_from_part
+    kind, size = worlds.kind[shots.scene], worlds.size[shots.scene].to(shots.K.dtype)
+    return first_hits(kind, size, cam_from_part, shots.K, grid)
+
+
+def render(worlds: Worlds, shots: Shots, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+    """Linear colours (N, H, W, 3), depth and part as `hits_of`, of all shots; in single precision."""
+    rays = _CPU_RAYS if shots.K.device.type == "cpu" else _GPU_RAYS
+    pictures = []
+    for some in shots.split(max(1, rays // (grid.width * grid.height))):
+        bands = [_band(worlds, some, band) for band in _bands(grid, rays)]
+        pictures.append([torch.cat(values, dim=1) for values in zip(*bands, strict=True)])
+    colours, depth, part = (torch.cat(values) for values in zip(*pictures, strict=True))
+    return colours, depth, part
+
+
+def _band(worlds: Worlds, shots: Shots, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+    depth, part = hits_of(worlds, shots, grid)
+    return radiance(worlds, shots, depth, part, grid), depth, part
+
+
+def _bands(grid: Grid, rays: int) -> list[Grid]:
+    """The rows of a large image in pieces of whole tiles."""
+    rows = max(TILE, rays // grid.width // TILE * TILE)
+    return [
+        Grid(grid.width, min(rows, grid.height - first), grid.u0, grid.v0 + grid.step * first, grid.step)
+        for first in range(0, grid.height, rows)
+    ]
