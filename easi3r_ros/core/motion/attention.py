@@ -15,6 +15,7 @@ from easi3r_ros.core.motion.clustering import (
     Histogram,
     TokenClusters,
     best_threshold,
+    check_libraries,
     cluster_tokens,
     partitions,
     spread_cluster_means,
@@ -226,6 +227,8 @@ class AttentionCue(MotionCue):
     name = "attention"
 
     def __init__(self, config: MotionConfig):
+        """Raises MissingLibrary."""
+        check_libraries()
         self._config = config
         self._clusters = TokenClusters(config.clusters)
         self._scope = WINDOW_SCOPE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +17,16 @@ from easi3r_ros.libraries import needed
 if TYPE_CHECKING:
     from sklearn.cluster import KMeans
 
+LIBRARIES = {"sklearn": "sklearn.cluster", "skimage": "skimage.filters"}
 PUBLISHED_SEED = 42
 WARM_ITERATIONS = 3  # Lloyd steps that follow a stream from one window to the next
+
+
+def check_libraries() -> None:
+    """Raises MissingLibrary now, rather than at the first window, if something that this module uses is missing."""
+    for library, module in LIBRARIES.items():
+        with needed(library):
+            importlib.import_module(module)
 
 
 def cluster_tokens(tokens: Sequence[Tensor], clusters: int) -> Tensor:
