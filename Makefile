@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test clean
+.PHONY: help setup demo lint test test-lowest clean
 
 # Demo and tests speak to this machine only, in a ROS domain of their own (0 to 101 is safe on every system).
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
@@ -14,7 +14,7 @@ export OMP_WAIT_POLICY := PASSIVE
 WITH_ROS := . scripts/env.sh &&
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 setup: ## Make .venv, install the libraries and ROS 2, build the messages
 	@scripts/setup
@@ -28,5 +28,8 @@ lint: setup ## Check style and the direction of imports
 test: lint ## Run all checks and tests, those over real DDS included
 	@$(WITH_ROS) python -m pytest
 
+test-lowest: setup ## Run the tests that need no ROS with the oldest libraries that the requirements files admit
+	@.venv/bin/python scripts/test_lowest
+
 clean: ## Remove what was built; .venv stays
-	rm -rf build install log demo_out *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf build install log demo_out .lowest *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -32,7 +32,7 @@ REQUIRED = (
     Library("yaml", "PyYAML", "python3-yaml", "parameter and calibration files"),
 )
 OPTIONAL = (
-    Library("typer", "typer", "", "the command line 'easi3r'", oldest="0.12"),
+    Library("typer", "typer", "", "the command line 'easi3r'", oldest="0.15.4"),
     Library("rich", "rich", "python3-rich", "progress bars and log of the command line 'easi3r'"),
     Library("rosbags", "rosbags", "", "bags, 'easi3r play', and messages where no ROS 2 is sourced"),
     Library("av", "av", "", "videos: as input, and the overlay of 'easi3r run'", oldest="12"),

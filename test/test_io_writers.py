@@ -10,7 +10,6 @@ import av
 import cv2
 import numpy as np
 import pytest
-from evo.tools import file_interface
 from helpers_io import HEIGHT, PERIOD, WIDTH, FakePipeline, camera_bag, make_result, picture, stamp, write_video
 
 from easi3r_ros.core.config import CloudConfig, PipelineConfig
@@ -83,6 +82,8 @@ def test_evo_reads_the_trajectory(tmp_path):
             writer.write(make_result(index))
         # Complete after every frame: a run that is killed leaves all poses until then.
         assert len((tmp_path / "tum.txt").read_text().splitlines()) == 4
+    # The laboratory's; another reader than our own writer is what proves the format.
+    file_interface = pytest.importorskip("evo.tools.file_interface")
     trajectory = file_interface.read_tum_trajectory_file(str(tmp_path / "tum.txt"))
     for pose, index in zip(trajectory.poses_se3, range(3), strict=True):
         np.testing.assert_allclose(pose, make_result(index).world_from_cam, atol=1e-8)

@@ -32,6 +32,7 @@ from std_srvs.srv import SetBool, Trigger
 from easi3r_ros.core.backbone import suit_threads
 from easi3r_ros.core.config import ConfigError
 from easi3r_ros.core.pipeline import Pipeline
+from easi3r_ros.libraries import MissingLibrary
 from easi3r_ros.messages.status import BackboneInfo
 from easi3r_ros.ros import params, spinning
 from easi3r_ros.ros.logs import RosLogHandler, Throttle
@@ -349,7 +350,7 @@ def _service(node: LifecycleNode, type_: type) -> Service | None:
 def _words(error: Exception) -> str:
     """The message alone where it was written for a person, else with the kind of error."""
     text = str(error).rstrip(".")
-    return text if isinstance(error, (ConfigError, OSError)) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, (ConfigError, MissingLibrary, OSError)) else f"{type(error).__name__}: {text}"
 
 
 def main(args: list[str] | None = None, make_pipeline: PipelineFactory = Pipeline) -> int:

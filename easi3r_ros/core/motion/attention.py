@@ -15,6 +15,7 @@ from easi3r_ros.core.motion.clustering import (
     Histogram,
     TokenClusters,
     best_threshold,
+    check_libraries,
     cluster_tokens,
     partitions,
     spread_cluster_means,
@@ -113,6 +114,9 @@ class AttentionJudge:
     """
 
     def __init__(self, config: MotionConfig):
+        """Raises MissingLibrary if `mode: paper` lacks one."""
+        if config.mode == "paper":
+            check_libraries()
         self._config = config
         self.reset()
 

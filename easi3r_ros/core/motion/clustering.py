@@ -6,6 +6,7 @@ stream, with PyTorch on the device that the tensors are on, without a word to th
 
 from __future__ import annotations
 
+import importlib
 import math
 import warnings
 from collections.abc import Sequence
@@ -17,9 +18,18 @@ from torch import Tensor
 
 from easi3r_ros.libraries import needed
 
+# Of `mode: paper` alone.
+LIBRARIES = {"sklearn": "sklearn.cluster", "skimage": "skimage.filters"}
 PUBLISHED_SEED = 42
 WARM_ITERATIONS = 2  # Lloyd steps that follow a stream from one window to the next
 COLD_ITERATIONS = 12  # of the first window
+
+
+def check_libraries() -> None:
+    """Raises MissingLibrary now, rather than at the first window, if something that this module uses is missing."""
+    for library, module in LIBRARIES.items():
+        with needed(library):
+            importlib.import_module(module)
 
 
 def cluster_tokens(tokens: Sequence[Tensor], clusters: int) -> Tensor:
