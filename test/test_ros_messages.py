@@ -19,6 +19,7 @@ from easi3r_ros.messages.conversions import UNKNOWN, StampedPose, twist_between
 from easi3r_ros.messages.images import array_from_image, rgb_from_image
 from easi3r_ros.messages.message_types import WITH_ROS, CameraInfo, DiagnosticStatus, Header, WindowStatus
 from easi3r_ros.messages.results import DEBUG_TOPICS, TOPICS, ResultMessages
+from easi3r_ros.messages.ros_libraries import point_cloud
 from easi3r_ros.messages.status import BackboneInfo, Counts, Timing, status_message, total_latency_ms
 from easi3r_ros.ros.monitor import Monitor
 
@@ -70,6 +71,12 @@ class TestImages:
         assert bytes(message.data) == pixels.astype(f"<{dtype}").tobytes()
         assert (message.header.stamp.sec, message.header.stamp.nanosec) == (1, 234_567_891)
 
+    def test_stays_as_it_is_when_the_array_changes(self):
+        pixels = np.zeros((2, 2), np.uint8)
+        message = messages.image_message(pixels, "mono8", header())
+        pixels[:] = 9
+        assert bytes(message.data) == bytes(4)
+
     @pytest.mark.skipif(not WITH_ROS, reason="no ROS 2 here: the stand-ins keep NumPy arrays")
     def test_data_is_an_array_as_rclpy_wants_it(self):
         message = messages.image_message(np.zeros((2, 2), np.uint8), "mono8", header())
@@ -96,14 +103,15 @@ class TestImages:
         np.testing.assert_array_equal(array_from_image(messages.image_message(pixels, "mono8", header())), pixels)
 
 
+@pytest.mark.parametrize("make", [messages.cloud_message, point_cloud], ids=["own code", "as installed"])
 class TestClouds:
-    def test_fields_and_colours(self):
+    def test_fields_and_colours(self, make):
         cloud = PointCloud(
             np.array([[1, 2, 3], [4, 5, 6]], np.float32),
             np.array([[255, 128, 1], [0, 0, 255]], np.uint8),
             np.array([1.5, 9], np.float32),
         )
-        message = messages.cloud_message(cloud, header())
+        message = make(cloud, header())
         assert [(f.name, f.offset, f.datatype, f.count) for f in message.fields] == [
             ("x", 0, 7, 1),
             ("y", 4, 7, 1),
@@ -118,14 +126,34 @@ class TestClouds:
         np.testing.assert_array_equal(floats[:, [0, 1, 2, 4]], [[1, 2, 3, 1.5], [4, 5, 6, 9]])
         assert message.is_dense and not message.is_bigendian
 
-    def test_empty(self):
+    def test_empty(self, make):
         cloud = PointCloud(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), np.zeros(0, np.float32))
-        message = messages.cloud_message(cloud, header())
-        assert message.width == 0 and len(message.data) == 0 and message.is_dense
+        message = make(cloud, header())
+        assert (message.width, message.height, message.point_step, message.row_step) == (0, 1, 20, 0)
+        assert len(message.fields) == 5 and len(message.data) == 0 and message.is_dense
 
-    def test_not_dense(self):
-        cloud = PointCloud(np.full((1, 3), np.nan, np.float32), np.zeros((1, 3), np.uint8), np.ones(1, np.float32))
-        assert not messages.cloud_message(cloud, header()).is_dense
+    @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+    def test_not_dense(self, make, bad):
+        xyz = np.array([[1, bad, 3], [4, 5, 6]], np.float32)
+        cloud = PointCloud(xyz, np.zeros((2, 3), np.uint8), np.array([np.nan, 1], np.float32))
+        message = make(cloud, header())
+        assert not message.is_dense
+        floats = np.frombuffer(bytes(message.data), "<f4").reshape(2, 5)
+        np.testing.assert_array_equal(floats[:, :3], xyz)
+        np.testing.assert_array_equal(floats[:, 4], [np.nan, 1])
+
+    def test_every_bit_of_a_colour(self, make):
+        """Colours are bits in a float: numbers so small that nothing may round them to zero."""
+        rgb = np.random.default_rng(0).integers(0, 256, (1000, 3), np.uint8)
+        message = make(PointCloud(np.zeros((1000, 3), np.float32), rgb, np.zeros(1000, np.float32)), header())
+        packed = np.frombuffer(bytes(message.data), np.uint8).reshape(1000, 20)[:, 12:16]
+        np.testing.assert_array_equal(packed, np.column_stack([rgb[:, ::-1], np.zeros(1000)]))
+
+    def test_stays_as_it_is_when_the_arrays_change(self, make):
+        xyz = np.zeros((2, 3), np.float32)
+        message = make(PointCloud(xyz, np.zeros((2, 3), np.uint8), np.zeros(2, np.float32)), header())
+        xyz[:] = 1
+        assert bytes(message.data) == bytes(40)
 
 
 class TestCameraInfo:
