@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import rclpy
 from helpers_ros import session_environment
-from rclpy.executors import SingleThreadedExecutor
 
 from easi3r_ros.core.types import FrameResult, TrackingState
 from easi3r_ros.ros import spinning
@@ -71,8 +70,7 @@ class RunningNode:
         self.node = Easi3rNode(make_pipeline, context=self.context)
         self.errors = []
         self._stopped = threading.Event()
-        self._executor = SingleThreadedExecutor(context=self.context)
-        self._executor.add_node(self.node)
+        self._executor = spinning.executor_for(self.node)
         if self.node.autostart:
             self.node.start()
         spin = (self._executor, self._stopped.is_set, self.errors.append)

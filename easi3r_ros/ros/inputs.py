@@ -71,7 +71,7 @@ def image_qos(bag_mode: bool) -> QoSProfile:
 class LostMessages:
     """How many messages the middleware could not deliver to a subscription, asked for from time to time.
 
-    An event callback would be told at once, but would also wake the executor for messages (see `Gate`).
+    An event callback would be told at once, but in an executor of several threads it also wakes for every message.
     """
 
     def __init__(self, subscription: Subscription):

@@ -22,7 +22,6 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.service import Service
 from rclpy.signals import SignalHandlerOptions
@@ -75,7 +74,7 @@ def _told(callback: Callable) -> Callable:
 class Easi3rNode(LifecycleNode):
     """configure reads the parameters and loads the weights, activate opens the subscriptions.
 
-    For one SingleThreadedExecutor (see `spinning`): transitions run on a thread of their own, images on the worker's.
+    For the executor of `spinning.executor_for`: transitions run on a thread of their own, images on the worker's.
     Raises ConfigError if a parameter given at start cannot work.
     """
 
@@ -376,8 +375,7 @@ def _run(args: list[str] | None, make_pipeline: PipelineFactory, interrupts: sig
         print(f"easi3r: {error}", file=sys.stderr)
         rclpy.try_shutdown()
         return 1
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
+    executor = spinning.executor_for(node)
     interrupts.call(lambda: spinning.interrupt(executor))
     if node.autostart and not interrupts.came.is_set():
         node.start()

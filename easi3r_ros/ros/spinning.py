@@ -15,12 +15,19 @@ from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.exceptions import InvalidHandle
-from rclpy.executors import Executor, ExternalShutdownException
+from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.task import Future
 
 # If not a callback but the executor itself fails, it may do so at once, again and again.
 _BREATH = 0.1
+
+
+def executor_for(node: Node) -> SingleThreadedExecutor:
+    """The kind that the node is made for."""
+    executor = SingleThreadedExecutor(context=node.context)
+    executor.add_node(node)
+    return executor
 
 
 def spin(executor: Executor, stopped: Callable[[], bool], failed: Callable[[Exception], None]) -> None:
@@ -53,10 +60,7 @@ def wake(node: Node) -> None:
 
 
 class Gate(MutuallyExclusiveCallbackGroup):
-    """What is in this group is left where it comes from while is_open() says no; `wake` the node when that changes.
-
-    Subscriptions in it must not have event callbacks: they would wake the executor for every message that has to wait.
-    """
+    """What is in this group is left where it comes from while is_open() says no; `wake` the node when that changes."""
 
     def __init__(self, is_open: Callable[[], bool]):
         super().__init__()
