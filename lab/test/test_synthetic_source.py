@@ -70,5 +70,5 @@ def test_options_of_recordings_are_refused():
     for options in ({"topic": "/image"}, {"camera_info": "camera.yaml"}):
         with pytest.raises(SourceError, match="brings its own camera"):
             open_source("synthetic:walkers", **options)
-    with pytest.raises(SourceError, match="positive"):
+    with pytest.raises(SourceError, match="the frame rate must be from 0.001 to"):
         open_source("synthetic:walkers", rate=-1.0)
