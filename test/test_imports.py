@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Imports every module but the node and the demo, which runs it, while every ROS package is made impossible to import.
+# Imports every module but those of a folder, while every ROS package is made impossible to import.
 WITHOUT_ROS = """
 import importlib, pathlib, sys
 
@@ -24,10 +25,10 @@ class NoRos:
             raise ModuleNotFoundError(f"{name}: there is no ROS here", name=name)
 
 sys.meta_path.insert(0, NoRos())
-root = pathlib.Path(sys.argv[1])
-for path in sorted(root.joinpath("easi3r_ros").rglob("*.py")):
-    parts = path.relative_to(root).with_suffix("").parts
-    if parts[1] not in ("ros", "demo"):
+package, but = pathlib.Path(sys.argv[1]), sys.argv[2]
+for path in sorted(package.rglob("*.py")):
+    parts = path.relative_to(package.parent).with_suffix("").parts
+    if parts[1] != but and parts[-1] != "__main__":
         importlib.import_module(".".join(parts).removesuffix(".__init__"))
 """
 
@@ -36,13 +37,18 @@ def test_contracts_hold():
     pytest.importorskip("importlinter")
     # A process of its own: it silences the loggers of the process that it runs in.
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports; raise SystemExit(lint_imports())"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    path = os.pathsep.join([str(ROOT), str(ROOT / "lab"), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout
 
 
-def test_the_library_imports_without_ros():
-    command = [sys.executable, "-c", WITHOUT_ROS, str(ROOT)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize(("package", "but"), [("easi3r_ros", "ros"), ("lab/easi3r_lab", "demo")])
+def test_the_library_imports_without_ros(package, but):
+    """All but the node, and the demo, which runs it."""
+    command = [sys.executable, "-c", WITHOUT_ROS, str(ROOT / package), but]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "lab")])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -68,9 +74,9 @@ def test_the_command_line_of_the_process_reaches_ros_in_the_node_alone():
     """rclpy.init without `args` reads sys.argv, which is another program's wherever rclpy is used as a library."""
     calls = [
         (path.stem, {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords})
-        for path in (ROOT / "easi3r_ros").rglob("*.py")
+        for path in (*(ROOT / "easi3r_ros").rglob("*.py"), ROOT / "lab/easi3r_lab/demo/client.py")
         for call in ast.walk(ast.parse(path.read_text()))
         if isinstance(call, ast.Call) and ast.unparse(call.func) == "rclpy.init"
     ]
-    assert {name for name, _ in calls} == {"node", "player", "demo_client"}
+    assert {name for name, _ in calls} == {"node", "player", "client"}
     assert all(values["args"] == ("args" if name == "node" else "[]") for name, values in calls)
