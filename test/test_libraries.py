@@ -12,6 +12,7 @@ import pytest
 from helpers_io import camera_bag, write_video
 
 from easi3r_ros import libraries
+from easi3r_ros.cli import doctor
 from easi3r_ros.libraries import OPTIONAL, REQUIRED, Library, MissingLibrary, explained, needed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -127,7 +128,6 @@ ATTENTION = ("--checkpoint", "network.pth", "--set", "motion.cue=attention")
     ("module", "arguments"),
     [
         ("typer", ("run", "clip.mp4", "--out", "out")),
-        ("typer", ("--help",)),
         ("rich", ("run", "clip.mp4", "--out", "out")),
         ("rosbags", ("run", "clip.mp4", "--out", "out")),
         ("rosbags", ("run", "bag", "--out", "out", "--no-bag")),
@@ -159,16 +159,34 @@ def test_a_video_without_a_bag_needs_no_rosbags_beside_ros(inputs, tmp_path):
     assert "3 frames" in out
 
 
-@pytest.mark.parametrize("module", [library.module for library in (*REQUIRED, *OPTIONAL)])
-def test_doctor_says_how_to_get_it(module):
+@pytest.mark.parametrize(("table", "status", "code"), [(OPTIONAL, "warn", 0), (REQUIRED, "fail", 1)])
+def test_doctor_says_how_to_get_what_is_missing(table, status, code):
     """Also typer, which the command line itself is made with."""
-    code, out, err = easi3r_without(module, "doctor")
-    lines, library = out.splitlines(), libraries.known(module)
-    (at,) = [number for number, line in enumerate(lines) if line.split()[1] == library.pip]
-    needs_repair = library in REQUIRED
-    assert lines[at].split()[0] == ("fail" if needs_repair else "warn")
-    assert library.use in lines[at] and lines[at + 1].strip() == libraries.how_to_get(library)
-    assert code == (1 if needs_repair else 0), out + err
+    found, out, err = easi3r_without(",".join(library.module for library in table), "doctor")
+    lines = out.splitlines()
+    for library in table:
+        (at,) = [number for number, line in enumerate(lines) if line.split()[1] == library.pip]
+        assert lines[at].split()[0] == status and library.use in lines[at]
+        assert lines[at + 1].strip() == libraries.how_to_get(library)
+    assert found == code and not err, out + err
+
+
+def test_doctor_tells_a_broken_library_from_a_missing_one(monkeypatch, capsys):
+    def broken(name):
+        if name == "cv2":
+            raise ImportError("numpy.core.multiarray failed to import\nand much more")
+        if name == "scipy":
+            raise ModuleNotFoundError("No module named 'numpy'", name="numpy")
+        return real(name)
+
+    real = doctor.importlib.import_module
+    monkeypatch.setattr(doctor.importlib, "import_module", broken)
+    findings = {finding.subject: finding for finding in doctor.needed_libraries()}
+    assert findings["numpy"].status == doctor.OK
+    opencv, scipy = findings["opencv-python-headless"], findings["scipy"]
+    assert (opencv.status, opencv.detail) == (doctor.FAIL, "ImportError: numpy.core.multiarray failed to import")
+    assert "pip install 'numpy<2'" in opencv.advice
+    assert (scipy.status, scipy.detail) == (doctor.FAIL, "it needs numpy, which is missing")
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from easi3r_ros import libraries
-from easi3r_ros.io import hub as weights
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 PYTHONS = ((3, 10), (3, 14))
@@ -35,8 +34,15 @@ def examine() -> Iterator[Finding]:
         try:
             found = check()
             yield from [found] if isinstance(found, Finding) else found
+        except ImportError as error:
+            if not libraries.explained(error):  # else it is known already: needed_libraries says so
+                yield _broken(check, error)
         except Exception as error:  # a broken installation may fail in any way, and the other findings still matter
-            yield Finding(check.__name__.replace("_", " "), FAIL, f"{type(error).__name__}: {error}", "reinstall it")
+            yield _broken(check, error)
+
+
+def _broken(check: Callable, error: Exception) -> Finding:
+    return Finding(check.__name__.replace("_", " "), FAIL, f"{type(error).__name__}: {error}", "reinstall it")
 
 
 def python() -> Finding:
@@ -67,9 +73,9 @@ def _needed_library(library: libraries.Library) -> Finding:
     try:
         module = importlib.import_module(library.module)
     except ModuleNotFoundError as error:
-        if error.name != library.module:
-            raise
-        return Finding(library.pip, FAIL, f"missing: {library.use} needs it", libraries.how_to_get(library))
+        if error.name == library.module:
+            return Finding(library.pip, FAIL, f"missing: {library.use} needs it", libraries.how_to_get(library))
+        return Finding(library.pip, FAIL, f"it needs {error.name}, which is missing", f"pip install {error.name}")
     except Exception as error:  # compiled for another NumPy, a missing shared library, ...
         return Finding(library.pip, FAIL, f"{type(error).__name__}: {_first_line(error)}", _repair(library, error))
     return Finding(library.pip, OK, str(getattr(module, "__version__", "version not known")))
@@ -215,6 +221,8 @@ def discovery() -> Finding:
 
 
 def checkpoints() -> Finding:
+    from easi3r_ros.io import hub as weights
+
     stored = [checkpoint.name for checkpoint in weights.CHECKPOINTS if weights.is_stored(checkpoint)]
     if stored:
         return Finding("checkpoints", OK, f"{', '.join(stored)} in {weights.home()}")
@@ -223,6 +231,8 @@ def checkpoints() -> Finding:
 
 
 def disk() -> Finding:
+    from easi3r_ros.io import hub as weights
+
     place = weights.home()
     while not place.exists():
         place = place.parent
