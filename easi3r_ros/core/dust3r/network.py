@@ -20,13 +20,22 @@ class RotaryTable:
     """Cosines and sines of the 2D rotary embedding of one token grid, in the precision that queries and keys have."""
 
     cos: Tensor  # (N, D), D: channels per head
-    sin: Tensor  # (N, D), negative in the first half of each axis
+    sin: Tensor  # (N, axis y | x, D / 4): each axis turns its two halves of D / 4 channels into each other
 
     def rotate(self, x: Tensor) -> Tensor:
         """Rotates queries or keys (B, heads, N, D)."""
-        # (..., N, D) -> (..., N, axis y | x, half of the axis, D / 4): each axis rotates its two halves into each other
-        halves_swapped = x.unflatten(-1, (2, 2, -1)).flip(-2).flatten(-3)  # (..., N, D)
-        return torch.addcmul(x * self.cos, halves_swapped, self.sin)
+        first, second = _halves(x)
+        out = x * self.cos
+        # Added in place, half by half: a copy with the halves swapped costs as much as the rest together.
+        out_first, out_second = _halves(out)
+        out_first.addcmul_(second, self.sin, value=-1)
+        out_second.addcmul_(first, self.sin)
+        return out
+
+
+def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Views (..., N, axis, D / 4) of the two halves of each axis of (..., N, D)."""
+    return x.unflatten(-1, (2, 2, -1)).unbind(-2)
 
 
 def rotary_table(
@@ -45,8 +54,7 @@ def rotary_table(
     x = torch.arange(columns, device=device, dtype=torch.float32).repeat(rows)  # (N,)
     angle_y, angle_x = torch.outer(y, frequencies), torch.outer(x, frequencies)  # (N, D / 4)
     angles = torch.cat((angle_y, angle_y, angle_x, angle_x), dim=-1)  # (N, D)
-    sin_y, sin_x = angle_y.sin(), angle_x.sin()
-    return RotaryTable(angles.cos().to(dtype), torch.cat((-sin_y, sin_y, -sin_x, sin_x), dim=-1).to(dtype))
+    return RotaryTable(angles.cos().to(dtype), torch.stack((angle_y, angle_x), dim=1).sin().to(dtype))
 
 
 @lru_cache(maxsize=16)
