@@ -89,6 +89,26 @@ def test_a_linear_head_lays_pixels_out_in_their_patch():
     assert torch.allclose(raw[0, :, 16:, 32:], third_of_second_row, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rotary_turns_the_halves_of_each_axis_into_each_other(dtype):
+    """As published, x cos + rotate_half(x) sin per axis, and the answer keeps the memory order of what it came from."""
+    rows, columns, width = 3, 5, 16
+    packed = torch.randn(2, rows * columns, 3, 2, width, generator=torch.Generator().manual_seed(0)).to(dtype)
+    x = packed.permute(2, 0, 3, 1, 4)[:2]  # (q | k, B, heads, N, D), as self-attention has them
+    frequencies = 100.0 ** -(torch.arange(0, width // 2, 2) / (width // 2))
+    y_of, x_of = torch.arange(rows).repeat_interleave(columns), torch.arange(columns).repeat(rows)
+    expected = []
+    for half, position in zip(x.chunk(2, dim=-1), (y_of, x_of), strict=True):
+        angle = torch.outer(position.float(), frequencies).repeat(1, 2)
+        low, high = half.chunk(2, dim=-1)
+        expected.append(half * angle.cos().to(dtype) + torch.cat((-high, low), -1) * angle.sin().to(dtype))
+    given = x.clone()
+    rotated = rotary_table((rows, columns), width, 100.0, dtype=dtype).rotate(x)
+    tolerance = 1e-6 if dtype == torch.float32 else 2**-6  # bfloat16: what two roundings make of a value
+    torch.testing.assert_close(rotated, torch.cat(expected, -1), rtol=tolerance, atol=tolerance)
+    assert torch.equal(x, given) and rotated.stride(-2) > rotated.stride(-3)  # heads before tokens in memory
+
+
 def test_rotary_logits_depend_on_relative_position_only():
     rotary = rotary_table((6, 8), head_dim=16, base=100.0)
     q, k = torch.randn(16), torch.randn(16)

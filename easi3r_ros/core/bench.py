@@ -139,8 +139,10 @@ def figures(config: BenchConfig, network: Dust3rBackbone, mode: str) -> dict:
         states[result.state] += 1
     report = _rates(latencies) | {"first_frame_ms": first, "tracking": states[TrackingState.TRACKING] / config.frames}
     report |= _stages(pipeline, backbone, frames, count=min(config.frames, 10))
-    report |= _arithmetic(pipeline, frames, device, report["latency_ms"]["p50"])
-    report |= _crossings(pipeline, frames)
+    with network.without_graphs():  # a replay shows the counters nothing
+        report |= _arithmetic(pipeline, frames, device, report["latency_ms"]["p50"])
+        report |= _crossings(pipeline, frames)
+    report["cuda_graphs"] = network.graphs
     report |= _kernels(pipeline, frames, device)
     return report | {"peak_mb": _peak_mb(device)}
 
@@ -238,6 +240,9 @@ class PlainBackbone(Dust3rBackbone):
     Both images of a pair are encoded for every pair and pass, pairs come one at a time, and every attention is computed
     as a matrix of tokens by tokens.
     """
+
+    def __init__(self, network: network_code.Dust3rNetwork, config: BackboneConfig):
+        super().__init__(network, replace(config, cuda_graphs="off"))
 
     @torch.no_grad()
     def decode(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor] | None = None) -> list[PairGeometry]:

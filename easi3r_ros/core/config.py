@@ -67,6 +67,11 @@ class BackboneConfig:
         low=0,
         high=64,
     )
+    cuda_graphs: str = setting(
+        "auto",
+        "auto: on CUDA the network's work is recorded once and replayed, which saves the time of launching it.",
+        choices=("auto", "off"),
+    )
 
 
 @dataclass(frozen=True)

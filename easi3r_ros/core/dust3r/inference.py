@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from easi3r_ros.core.backbone import Backbone
 from easi3r_ros.core.config import BackboneConfig, ConfigError
+from easi3r_ros.core.cuda_graphs import RecordedCalls
 from easi3r_ros.core.dust3r.checkpoints import load_network
 from easi3r_ros.core.dust3r.network import DecodedPairs, Dust3rNetwork, changed_by_mask
 from easi3r_ros.core.engine import fetch, upload
@@ -36,8 +39,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def normalised_image(image: np.ndarray | Tensor) -> Tensor:
-    """(h, w, 3) uint8 RGB -> (3, h, w) float32 in [-1, 1], on the device that the image is on."""
-    return torch.as_tensor(image).permute(2, 0, 1).float().mul_(2 / 255).sub_(1)
+    """(..., h, w, 3) uint8 RGB -> (..., 3, h, w) float32 in [-1, 1], on the device that the image is on."""
+    return torch.as_tensor(image).movedim(-1, -3).float().mul_(2 / 255).sub_(1)
 
 
 def token_mask(mask: Tensor, patch_size: int) -> Tensor:
@@ -82,6 +85,7 @@ class Dust3rBackbone(Backbone):
             head.to(memory_format=torch.channels_last)  # convolutions are a seventh faster so
         self._batch_size = config.batch_size or (GPU_BATCH if on_gpu else CPU_BATCH)
         self._heads_at_once = min(self._batch_size, GPU_HEADS if on_gpu else CPU_HEADS)
+        self._calls = RecordedCalls(self._device, on_gpu and config.cuda_graphs == "auto")
         self._largest_batch = 0  # pairs, of the last call that decoded or read pointmaps
         self._patch = network.config.patch_size
         self.input_spec = InputSpec(max(network.config.image_size), self._patch, network.config.square)
@@ -90,6 +94,15 @@ class Dust3rBackbone(Backbone):
     @property
     def device(self) -> torch.device:
         return self._device
+
+    @property
+    def graphs(self) -> int:
+        """How many CUDA graphs are in use."""
+        return len(self._calls)
+
+    def without_graphs(self) -> AbstractContextManager:
+        """While it is entered, the network runs call by call, as counters of operations need it."""
+        return self._calls.suspended()
 
     @classmethod
     def from_checkpoint(cls, config: BackboneConfig) -> Dust3rBackbone:
@@ -106,7 +119,8 @@ class Dust3rBackbone(Backbone):
         height, width = image.image.shape[:2]
         if height % self._patch or width % self._patch:
             raise ValueError(f"a {width} x {height} image does not consist of patches of {self._patch} pixels")
-        tokens = self.network.encode(normalised_image(upload(image.image, self._device))[None])[0]
+        pixels = upload(image.image, self._device)[None]
+        tokens = self._calls.call(("encode", height, width), self._encoded, pixels)[0][0]
         # Asking makes the host wait for the device; the other precisions reach as far as float32.
         if self._dtype == torch.float16 and not tokens.isfinite().all():
             raise FloatingPointError(
@@ -152,7 +166,7 @@ class Dust3rBackbone(Backbone):
             return list(answers)
         self._largest_batch = min(len(pending), self._heads_at_once)
         decoded = _gathered([answer.decoded for answer in pending])
-        points_a, points_b, conf_a, conf_b = self.network.pointmaps(decoded, self._heads_at_once)
+        points_a, points_b, conf_a, conf_b = self.network.pointmaps(decoded, self._heads_at_once, self._regressed)
         complete = {
             answer.edge: PairGeometry(
                 answer.a, answer.b, points_a[i], points_b[i], conf_a[i], conf_b[i], answer.evidence
@@ -163,15 +177,23 @@ class Dust3rBackbone(Backbone):
 
     @torch.no_grad()
     def warm_up(self, size: tuple[int, int], pairs: int, second_pass: bool) -> None:
-        """As the base class. Raises FloatingPointError if the network's answers are no numbers."""
+        """As the base class: what a GPU is asked for in every frame is recorded here, and nowhere else.
+
+        Raises FloatingPointError if the network's answers are no numbers.
+        """
         image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
         transform = ImageTransform(size[::-1], size[::-1], (0, 0), size[::-1])
+        pixels = upload(image, self._device)[None]
+        grid = size[0] // self._patch, size[1] // self._patch
+        self._calls.record(("encode", *size), self._encoded, (pixels,), self._kept(grid))
         frames = [self.encode(NetworkInput(Frame(index, index, "", image), image, None, transform)) for index in (0, 1)]
         given, mask = [tuple(frames)] * pairs, torch.zeros(size, dtype=torch.bool, device=self._device)
         mask[: size[0] // 2] = True
+        masks = {0: mask, 1: mask}
+        self._record_decoding(given, masks if second_pass else None)
         answers = self.attend(given)
         if second_pass:
-            answers = self.attend(given, {0: mask, 1: mask})
+            answers = self.attend(given, masks)
         answer = self.pointmaps(answers)[0]
         if not (answer.points_a.isfinite().all() and answer.evidence.attention.source.isfinite().all()):
             raise FloatingPointError(
@@ -179,10 +201,33 @@ class Dust3rBackbone(Backbone):
                 "not help, the checkpoint is broken"
             )
 
+    def _record_decoding(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor] | None) -> None:
+        """Decoding of as many pairs, with masks also of half as many, and the heads."""
+        count = min(len(pairs), self._batch_size)
+        inputs = self._decoder_inputs(pairs[:count], {})
+        grid = pairs[0][0].grid
+        self._record_decoder(grid, inputs)
+        if masks is not None:  # the second pass decodes only the pairs that it changes
+            for rows in (count, (count + 1) // 2):
+                self._record_decoder(grid, self._decoder_inputs(pairs[:rows], masks))
+        decoded = self._pairs_of(grid, inputs, self._decoded(grid, *inputs))
+        levels = [tokens[layer] for tokens in (decoded.tokens_a, decoded.tokens_b) for layer in self._head_layers]
+        rows = count if self.network.config.head == "linear" else min(count, self._heads_at_once)
+        self._calls.record(("heads", grid), partial(self.network.regress, grid), [level[:rows] for level in levels])
+
+    def _record_decoder(self, grid: tuple[int, int], inputs: Sequence[Tensor]) -> None:
+        key = ("decode", grid, len(inputs) > 2)
+        self._calls.record(key, partial(self._decoded, grid), inputs, self._kept(grid))
+
+    def _kept(self, grid: tuple[int, int]) -> object:
+        return self.network.rotary_tables(grid, torch.empty(0, dtype=self._dtype, device=self._device))
+
     def decode_fewer_at_once(self) -> int | None:
         """As the base class: half of what the last call tried, which is what its peak of memory depends on."""
+        held = len(self._calls)
+        self._calls.clear()  # their memory may be all that is missing, and their batches have the wrong size now
         if self._largest_batch < 2:
-            return None
+            return 1 if held else None
         self._batch_size = self._largest_batch // 2
         self._heads_at_once = min(self._heads_at_once, self._batch_size)
         return self._batch_size
@@ -196,8 +241,9 @@ class Dust3rBackbone(Backbone):
 
     @torch.no_grad()
     def _decode_batch(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor]) -> list[DecodedPair]:
-        tokens_a, tokens_b = (torch.stack([pair[view].tokens for pair in pairs]) for view in (0, 1))  # (B, N, C)
-        decoded = self.network.decode(tokens_a, tokens_b, pairs[0][0].grid, self._token_masks(pairs, masks))
+        grid, inputs = pairs[0][0].grid, self._decoder_inputs(pairs, masks)
+        key = ("decode", grid, len(inputs) > 2)
+        decoded = self._pairs_of(grid, inputs, self._calls.call(key, partial(self._decoded, grid), *inputs))
         return [
             DecodedPair(
                 a=a.index,
@@ -208,6 +254,42 @@ class Dust3rBackbone(Backbone):
             )
             for i, (a, b) in enumerate(pairs)
         ]
+
+    # -- what can be recorded: tensors in, tensors out ---------------------------------------------------------------
+
+    @property
+    def _head_layers(self) -> tuple[int, ...]:
+        return self.network.config.head_layers
+
+    def _encoded(self, pixels: Tensor) -> tuple[Tensor]:
+        """(B, h, w, 3) uint8 -> (B, N, C)"""
+        return (self.network.encode(normalised_image(pixels)),)
+
+    def _decoder_inputs(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor]) -> list[Tensor]:
+        """Tokens (B, N, C) of a and of b, and if there are masks the token masks (B, N) of both."""
+        tokens = [torch.stack([pair[view].tokens for pair in pairs]) for view in (0, 1)]
+        return [*tokens, *(self._token_masks(pairs, masks) or ())]
+
+    def _decoded(self, grid: tuple[int, int], tokens_a: Tensor, tokens_b: Tensor, *masks: Tensor) -> tuple[Tensor, ...]:
+        """The parts of DecodedPairs that are not the inputs, one after the other."""
+        decoded = self.network.decode(tokens_a, tokens_b, grid, masks or None)
+        lists = [tokens[layer] for tokens in (decoded.tokens_a, decoded.tokens_b) for layer in tokens if layer > 0]
+        return (*lists, decoded.source, decoded.reference)
+
+    def _pairs_of(self, grid: tuple[int, int], inputs: Sequence[Tensor], answer: Sequence[Tensor]) -> DecodedPairs:
+        """From what `_decoded` got and gave."""
+        *lists, source, reference = answer
+        layers, half = [layer for layer in self._head_layers if layer > 0], len(lists) // 2
+        tokens = (
+            {0: first} | dict(zip(layers, own, strict=True))
+            for first, own in zip(inputs[:2], (lists[:half], lists[half:]), strict=True)
+        )
+        return DecodedPairs(grid, *tokens, source, reference)
+
+    def _regressed(self, grid: tuple[int, int], *levels: Tensor) -> tuple[Tensor, ...]:
+        return self._calls.call(("heads", grid), partial(self.network.regress, grid), *levels)
+
+    # -- masks -------------------------------------------------------------------------------------------------------
 
     def _changed(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor]) -> list[bool]:
         """Per pair, whether the masks change its answer."""

@@ -4,7 +4,7 @@ Encode images, decode pairs, read pointmaps and attention statistics."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,13 +20,22 @@ class RotaryTable:
     """Cosines and sines of the 2D rotary embedding of one token grid, in the precision that queries and keys have."""
 
     cos: Tensor  # (N, D), D: channels per head
-    sin: Tensor  # (N, D), negative in the first half of each axis
+    sin: Tensor  # (N, axis y | x, D / 4): each axis turns its two halves of D / 4 channels into each other
 
     def rotate(self, x: Tensor) -> Tensor:
         """Rotates queries or keys (B, heads, N, D)."""
-        # (..., N, D) -> (..., N, axis y | x, half of the axis, D / 4): each axis rotates its two halves into each other
-        halves_swapped = x.unflatten(-1, (2, 2, -1)).flip(-2).flatten(-3)  # (..., N, D)
-        return torch.addcmul(x * self.cos, halves_swapped, self.sin)
+        first, second = _halves(x)
+        out = x * self.cos
+        # Added in place, half by half: a copy with the halves swapped costs as much as the rest together.
+        out_first, out_second = _halves(out)
+        out_first.addcmul_(second, self.sin, value=-1)
+        out_second.addcmul_(first, self.sin)
+        return out
+
+
+def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Views (..., N, axis, D / 4) of the two halves of each axis of (..., N, D)."""
+    return x.unflatten(-1, (2, 2, -1)).unbind(-2)
 
 
 def rotary_table(
@@ -45,8 +54,7 @@ def rotary_table(
     x = torch.arange(columns, device=device, dtype=torch.float32).repeat(rows)  # (N,)
     angle_y, angle_x = torch.outer(y, frequencies), torch.outer(x, frequencies)  # (N, D / 4)
     angles = torch.cat((angle_y, angle_y, angle_x, angle_x), dim=-1)  # (N, D)
-    sin_y, sin_x = angle_y.sin(), angle_x.sin()
-    return RotaryTable(angles.cos().to(dtype), torch.cat((-sin_y, sin_y, -sin_x, sin_x), dim=-1).to(dtype))
+    return RotaryTable(angles.cos().to(dtype), torch.stack((angle_y, angle_x), dim=1).sin().to(dtype))
 
 
 @lru_cache(maxsize=16)
@@ -388,7 +396,7 @@ class Dust3rNetwork(nn.Module):
         """Images (B, 3, h, w) in [-1, 1], sides multiples of the patch -> tokens after the last norm (B, N, C)."""
         patches = self.patch_embed(images.to(self.patch_embed.proj.weight.dtype))  # (B, C, gh, gw)
         x = patches.flatten(2).transpose(1, 2)  # (B, N, C)
-        rotary = self._rotary(patches.shape[-2:], self.config.encoder_width // self.config.encoder_heads, x)
+        rotary, _ = self.rotary_tables(patches.shape[-2:], x)
         for block in self.enc_blocks:
             x = block(x, rotary)
         return self.enc_norm(x)
@@ -408,7 +416,7 @@ class Dust3rNetwork(nn.Module):
         """
         layers = self.config.head_layers if layers is None else layers
         mask = None if masks is None else CrossMask(*masks)
-        rotary = self._rotary(grid, self.config.decoder_width // self.config.decoder_heads, tokens_a)
+        _, rotary = self.rotary_tables(grid, tokens_a)
         a, b = self.decoder_embed(tokens_a), self.decoder_embed(tokens_b)
         lists_a, lists_b = {0: tokens_a}, {0: tokens_b}
         source, reference = [], []
@@ -422,29 +430,38 @@ class Dust3rNetwork(nn.Module):
             lists_a[last], lists_b[last] = self.dec_norm(a), self.dec_norm(b)
         return DecodedPairs(grid, lists_a, lists_b, _channels(source, grid), _channels(reference, grid))
 
-    def pointmaps(self, decoded: DecodedPairs, at_once: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def pointmaps(
+        self, decoded: DecodedPairs, at_once: int = 1, regress: Callable[..., tuple[Tensor, ...]] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Points of a and of b (B, h, w, 3), both in camera a, and their confidences (B, h, w); float32.
 
         at_once: pairs whose maps are computed together. A DPT head's activations are two orders of magnitude larger
         than a pair's tokens: one by one they stay in a CPU's cache, together they fill a GPU.
+        regress: does what `regress` does, in another way.
         """
-        points_a, conf_a = self._regress(self.downstream_head1, decoded.tokens_a, decoded.grid, at_once)
-        points_b, conf_b = self._regress(self.downstream_head2, decoded.tokens_b, decoded.grid, at_once)
+        regress = regress or self.regress
+        names = self.config.head_layers
+        levels = [*(decoded.tokens_a[layer] for layer in names), *(decoded.tokens_b[layer] for layer in names)]
+        if len(levels[0]) <= at_once or self.config.head == "linear":
+            return regress(decoded.grid, *levels)
+        parts = zip(*(level.split(at_once) for level in levels), strict=True)
+        maps = zip(*(regress(decoded.grid, *part) for part in parts), strict=True)
+        return tuple(torch.cat(map_) for map_ in maps)
+
+    def regress(self, grid: tuple[int, int], *levels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As `pointmaps`, all at once. levels: what the heads read of a, shallow to deep, then of b, (B, N, C) each."""
+        half = len(levels) // 2
+        (points_a, conf_a), (points_b, conf_b) = (
+            pointmap(head([level.to(next(head.parameters()).dtype) for level in own], grid).float())
+            for head, own in ((self.downstream_head1, levels[:half]), (self.downstream_head2, levels[half:]))
+        )
         return points_a, points_b, conf_a, conf_b
 
-    def _regress(
-        self, head: nn.Module, lists: dict[int, Tensor], grid: tuple[int, int], at_once: int
-    ) -> tuple[Tensor, Tensor]:
-        dtype = next(head.parameters()).dtype
-        levels = [lists[layer].to(dtype) for layer in self.config.head_layers]
-        if self.config.head == "linear" or len(levels[0]) <= at_once:
-            return pointmap(head(levels, grid).float())
-        parts = zip(*(level.split(at_once) for level in levels), strict=True)
-        points, confidences = zip(*(pointmap(head(part, grid).float()) for part in parts), strict=True)
-        return torch.cat(points), torch.cat(confidences)
-
-    def _rotary(self, grid: tuple[int, int], head_dim: int, like: Tensor) -> RotaryTable:
-        return _kept_table(tuple(grid), head_dim, self.config.rope_base, like.device, like.dtype)
+    def rotary_tables(self, grid: tuple[int, int], like: Tensor) -> tuple[RotaryTable, RotaryTable]:
+        """Of the encoder and of the decoder, in the precision and on the device of the tokens `like`."""
+        c = self.config
+        widths = c.encoder_width // c.encoder_heads, c.decoder_width // c.decoder_heads
+        return tuple(_kept_table(tuple(grid), width, c.rope_base, like.device, like.dtype) for width in widths)
 
 
 class PatchEmbedding(nn.Module):
