@@ -15,9 +15,9 @@ from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 
-from easi3r_ros.messages.status import Monitor
 from easi3r_ros.ros import inputs
 from easi3r_ros.ros.inputs import CameraInput, LostMessages, camera_topics, image_qos
+from easi3r_ros.ros.monitor import Monitor
 from easi3r_ros.ros.spinning import Gate
 from easi3r_ros.ros.worker import Counts
 
