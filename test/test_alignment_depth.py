@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 import torch
 
+from easi3r_ros.core.alignment import depth_fusion
 from easi3r_ros.core.alignment.depth_fusion import (
     AGREEMENT,
     MAX_INFORMATION,
+    AnchoredPair,
+    DepthView,
     NewFrame,
     carry,
-    depth_of_frame,
-    from_anchor,
-    from_new,
     fuse,
     hold_scale,
     occluded,
     pair_scale,
     relative_residual,
 )
-from easi3r_ros.core.alignment.placement import Anchor, information
+from easi3r_ros.core.alignment.placement import Anchor, information, take_samples
 from easi3r_ros.core.geometry import intrinsics, transform, unproject
 from easi3r_ros.core.types import AlignedFrame, PairEvidence, PairGeometry, TrackingState
 
@@ -50,7 +50,24 @@ def anchor(depth: torch.Tensor | float = WALL, static: torch.Tensor | None = Non
         residual=0.0,
         state=TrackingState.TRACKING,
     )
-    return Anchor(frame, torch.ones(H, W) if static is None else static)
+    return Anchor(frame, torch.ones(H, W) if static is None else static, known=True)
+
+
+def anchored(pair: PairGeometry, anchor: Anchor) -> AnchoredPair:
+    samples = take_samples([pair], {anchor.frame.index: anchor})
+    return AnchoredPair(pair, anchor, samples.pairs[0], samples.anchors[anchor.frame.index])
+
+
+def from_new(new: NewFrame, pair: PairGeometry, anchor: Anchor) -> DepthView:
+    return depth_fusion.from_new(new, anchored(pair, anchor))
+
+
+def from_anchor(new: NewFrame, pair: PairGeometry, anchor: Anchor) -> DepthView:
+    return depth_fusion.from_anchor(new, anchored(pair, anchor))
+
+
+def depth_of_frame(new: NewFrame, pairs: list[tuple[PairGeometry, Anchor]]) -> tuple:
+    return depth_fusion.depth_of_frame(new, [anchored(*pair) for pair in pairs])
 
 
 def new_frame(static: torch.Tensor | None = None, z: float = FORWARD) -> NewFrame:
@@ -111,7 +128,7 @@ class TestCarried:
         pairs = [PairGeometry(a, 1 - a, wall, wall, weak, weak, PairEvidence()) for a in (1, 0)]
         for _ in range(60):
             depth, confidence, _ = depth_of_frame(new_frame(z=0.0), [(pair, here) for pair in pairs])
-            here = Anchor(replace(here.frame, depth=depth, confidence=confidence), here.static)
+            here = Anchor(replace(here.frame, depth=depth, confidence=confidence), here.static, known=True)
         assert close(depth[:20], WALL)
         assert 0 < WALL - float(depth[patch].median()) < 0.3 * (WALL - 3.7)  # 0.24; 0.48 if belief did not fade
 
