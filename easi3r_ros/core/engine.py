@@ -69,9 +69,9 @@ def synchronize(device: torch.device) -> None:
 class CrossingCounter(TorchDispatchMode):
     """Counts, while it is entered, the operations that make host and device wait for each other.
 
-    These are copies to the CPU, single values, and operations whose answer's shape depends on values. Of a GPU, only
-    what its own tensors are asked; on a CPU, where nothing tells the host's tensors from those that a GPU would have, all
-    of them: an upper bound. `by_name` maps the operation to how often it was called.
+    These are copies to the CPU, single values, and operations whose answer's shape depends on values. With a GPU those
+    on its own tensors count. On a CPU nothing tells the host's tensors from those that a GPU would have: all count, and
+    the number is an upper bound. `by_name` maps the operation to how often it was called.
     """
 
     # Operations whose answer's shape, or whose Python value, depends on the content of a tensor.
