@@ -5,10 +5,15 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from easi3r_ros.core import geometry
 from easi3r_ros.core.alignment.placement import (
+    CAUCHY_FLOOR,
+    CONVERGED,
+    NEAR,
     UNKNOWN_VARIANCE,
     is_known,
     register,
+    rigid_step,
     unknown_covariance,
     world_covariance,
 )
@@ -71,3 +76,56 @@ def test_points_on_one_ray_say_nothing_of_the_turn_about_it():
     for block in (covariance[:3, :3], covariance[3:, 3:]):
         assert along @ block @ along == pytest.approx(UNKNOWN_VARIANCE, rel=1e-3)
     assert across @ covariance[:3, :3] @ across < 1
+
+
+def textbook(world, pixels, weights, K, start, iterations, noise):
+    """What `register` says that it does, with derivatives by automatic differentiation; (pose, information)."""
+    weights = weights / weights[weights > 0].mean()
+    camera, floor = geometry.invert_se3(start), max(CAUCHY_FLOOR * float(K[0, 0]), noise)
+
+    def residual(twist, camera):
+        return geometry.project(geometry.transform(geometry.se3_exp(twist) @ camera, world), K) - pixels
+
+    def equations(camera):
+        z = geometry.transform(camera, world)[:, 2]
+        front = z > NEAR * z.median().clamp(min=0.0)
+        rows = torch.autograd.functional.jacobian(lambda t: residual(t, camera), torch.zeros(6).double())
+        off = residual(torch.zeros(6).double(), camera)
+        error = torch.where(front, off.norm(dim=-1), torch.inf)
+        sigma = max(floor, 1.4826 * float(error[weights > 0].median()))
+        w = torch.where(front, weights / (1 + (error / sigma) ** 2) / sigma**2, 0.0)
+        rows, off = (torch.where(front.view(-1, *[1] * (x.ndim - 1)), x, 0.0) for x in (rows, off))
+        return torch.einsum("n,nci,ncj->ij", w, rows, rows), torch.einsum("n,nci,nc->i", w, rows, off)
+
+    for _ in range(iterations):
+        normal, gradient = equations(camera)
+        step = -torch.linalg.solve(normal + 1e-9 * normal.diagonal().mean() * torch.eye(6), gradient)
+        camera = geometry.se3_exp(step) @ camera
+        if step.norm() < CONVERGED:
+            break
+    return geometry.invert_se3(camera), equations(camera)[0]
+
+
+@pytest.mark.parametrize(("iterations", "noise"), [(1, 0.0), (3, 0.0), (10, 2.0)])
+def test_a_registration_is_gauss_newton_on_cauchy(iterations, noise):
+    """With outliers, points without weight, and points behind the camera."""
+    rng = torch.Generator().manual_seed(3)
+    K = torch.tensor([[100.0, 0, 50], [0, 110, 40], [0, 0, 1]], dtype=torch.float64)
+    world = torch.rand(301, 3, generator=rng, dtype=torch.float64) * 4 - torch.tensor([2.0, 2, -2])
+    world[:20, 2] -= 6
+    truth = pose((0.05, -0.1, 0.02), (0.3, 0.1, -0.2))
+    pixels = geometry.project(geometry.transform(geometry.invert_se3(truth), world), K)
+    pixels += 0.5 * torch.randn(301, 2, generator=rng, dtype=torch.float64)
+    pixels[100:130] += 40
+    weights = torch.rand(301, generator=rng, dtype=torch.float64)
+    weights[200:240] = 0
+    found = register(world, pixels, weights, K, pose(), iterations, noise)
+    expected, information = textbook(world, pixels, weights, K, pose(), iterations, noise)
+    torch.testing.assert_close(found.world_from_cam, expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.information, information, rtol=1e-9, atol=1e-6)
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-9, 9.9e-3, 1.01e-2, 0.5, 3.1])
+def test_a_rigid_step_is_the_exponential(angle):
+    twist = np.array([0.3, -2.0, 0.7, *(angle * np.array([2, -1, 2]) / 3)])
+    assert np.allclose(rigid_step(twist), geometry.se3_exp(torch.from_numpy(twist)).numpy(), rtol=0, atol=1e-13)

@@ -22,6 +22,7 @@ class Backbone(ABC):
     default_partners: Partners  # pair graph that suits this backbone when the user names none
     metric: bool = False  # pointmaps are in metres
     detail: int = 1  # pixels; its pointmaps have no finer structure
+    gains_from_warm_up: bool = False  # whether the first frames would wait for something that can be done before them
     has_attention: bool = False  # pairs carry PairAttention (networks), else PairMotion
 
     @abstractmethod

@@ -141,7 +141,7 @@ def figures(config: BenchConfig, network: Dust3rBackbone, mode: str) -> dict:
     report |= _stages(pipeline, backbone, frames, count=min(config.frames, 10))
     with network.without_graphs():  # a replay shows the counters nothing
         report |= _arithmetic(pipeline, frames, device, report["latency_ms"]["p50"])
-        report |= _crossings(pipeline, frames)
+        report |= _crossings(pipeline, frames, device)
     report["cuda_graphs"] = network.graphs
     report |= _kernels(pipeline, frames, device)
     return report | {"peak_mb": _peak_mb(device)}
@@ -354,8 +354,8 @@ def _arithmetic(pipeline: Pipeline, frames: Iterator[Frame], device: torch.devic
     return {"tflop": tflop, "floor_share": tflop / peak / (latency_ms * 1e-3) if peak else None}
 
 
-def _crossings(pipeline: Pipeline, frames: Iterator[Frame]) -> dict:
-    with CrossingCounter() as counter:
+def _crossings(pipeline: Pipeline, frames: Iterator[Frame], device: torch.device) -> dict:
+    with CrossingCounter(device) as counter:
         pipeline.push(next(frames))
     return {"crossings": counter.total, "crossings_by_name": dict(counter.by_name)}
 

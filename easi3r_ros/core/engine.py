@@ -69,14 +69,16 @@ def synchronize(device: torch.device) -> None:
 class CrossingCounter(TorchDispatchMode):
     """Counts, while it is entered, the operations that make host and device wait for each other.
 
-    On a CPU it sees what would be a crossing on a GPU: copies to the CPU, single values, and operations whose answer's
-    shape depends on values. `by_name` maps the operation to how often it was called.
+    These are copies to the CPU, single values, and operations whose answer's shape depends on values. With a GPU those
+    on its own tensors count. On a CPU nothing tells the host's tensors from those that a GPU would have: all count, and
+    the number is an upper bound. `by_name` maps the operation to how often it was called.
     """
 
     # Operations whose answer's shape, or whose Python value, depends on the content of a tensor.
     WAITING = frozenset(
         {
             "_local_scalar_dense",
+            "item",
             "nonzero",
             "masked_select",
             "_unique2",
@@ -89,8 +91,10 @@ class CrossingCounter(TorchDispatchMode):
         }
     )
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | None = None) -> None:
+        """device: where the full-size tensors are; None: a CPU."""
         super().__init__()
+        self._gpu = None if device is None or device.type == "cpu" else device.type
         self.by_name: Counter[str] = Counter()
 
     @property
@@ -100,14 +104,17 @@ class CrossingCounter(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = function.overloadpacket.__name__
-        if name in self.WAITING:
+        if name in self.WAITING and self._concerns_device(args):
             self.by_name[name] += 1
         result = function(*args, **kwargs)
         if name in ("_to_copy", "copy_") and self._changes_device(args, result):
             self.by_name[name] += 1
-        if name.startswith("index") and self._selects_by_mask(args):
+        if name.startswith("index") and self._selects_by_mask(args) and self._concerns_device(args):
             self.by_name["index by a mask"] += 1
         return result
+
+    def _concerns_device(self, args: tuple) -> bool:
+        return self._gpu is None or any(x.device.type == self._gpu for x in tree_leaves(args) if isinstance(x, Tensor))
 
     @staticmethod
     def _changes_device(args: tuple, result: object) -> bool:

@@ -21,7 +21,7 @@ from easi3r_ros.core.config import CloudConfig, PipelineConfig
 from easi3r_ros.core.engine import fetch, pairs_on_host
 from easi3r_ros.core.motion import MotionCue, MotionMeter, build_cue
 from easi3r_ros.core.out_of_memory import ADVICE, OutOfMemory, attempt, release_unused
-from easi3r_ros.core.preprocess import camera_intrinsics, prepare, seen_share, to_camera
+from easi3r_ros.core.preprocess import camera_intrinsics, plan, prepare, seen_share, to_camera
 from easi3r_ros.core.types import (
     AlignedFrame,
     Deferred,
@@ -38,6 +38,9 @@ from easi3r_ros.core.types import (
 from easi3r_ros.core.window import FrameWindow
 
 log = logging.getLogger(__name__)
+
+
+USUAL_SIZES = ((1920, 1080), (640, 480))  # (W, H) of cameras; after resizing all that counts is the shape
 
 
 class FrameSizeChanged(ValueError):
@@ -62,7 +65,39 @@ class Pipeline:
         self._journal = journal
         self._world = 0
         self._size: tuple[int, ...] | None = None
+        self._warm: set[tuple[int, int]] = set()  # (h, w) of network images
         self.stopwatch = StopWatch
+
+    def warm_up(self, camera_sizes: Sequence[tuple[int, int]] = USUAL_SIZES) -> None:
+        """Do before the first frame what it would have to wait for; seconds on a GPU, nothing on a CPU.
+
+        camera_sizes: (W, H) of the images to come. For any other shape it happens when its first image comes, before
+        that is answered, and never later in a stream. Raises FloatingPointError if the network's answers are no
+        numbers.
+        """
+        for size in camera_sizes:
+            transform = plan(size, self.backbone.input_spec, self._long_side)
+            self._warm_up(transform.size[::-1])
+
+    def _warm_up(self, size: tuple[int, int]) -> None:
+        """size: (h, w) of the network image."""
+        if size in self._warm or not self.backbone.gains_from_warm_up:
+            return
+        self._warm.add(size)
+        count = 2 * min(len(self._partners), self._window.size - 1)
+        second_pass = self.config.motion.second_pass
+
+        def work() -> bool:
+            self.backbone.warm_up(size, count, second_pass)
+            return True
+
+        if attempt(work) is None:  # a frame that finds as little knows how to do with less
+            release_unused()
+            log.warning("out of memory while warming up for images of %d x %d pixels", size[1], size[0])
+
+    @property
+    def _long_side(self) -> int:
+        return self.config.preprocess.long_side or self.backbone.input_spec.long_side
 
     def reset(self) -> None:
         """Forget all frames and start a new world."""
@@ -89,6 +124,7 @@ class Pipeline:
         watch = self.stopwatch()
         with watch("preprocess"):
             image = prepare(frame, self.backbone.input_spec, self.config.preprocess)
+        self._warm_up(image.image.shape[:2])
         with watch("encode"):
             self._window.add(self._encode(image))
         with watch("decode"):

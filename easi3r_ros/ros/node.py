@@ -30,7 +30,6 @@ from std_srvs.srv import SetBool, Trigger
 
 from easi3r_ros.core.backbone import suit_threads
 from easi3r_ros.core.config import ConfigError
-from easi3r_ros.core.pipeline import Pipeline
 from easi3r_ros.libraries import MissingLibrary
 from easi3r_ros.messages.status import BackboneInfo
 from easi3r_ros.ros import params, spinning
@@ -39,7 +38,7 @@ from easi3r_ros.ros.monitor import state_diagnostic
 from easi3r_ros.ros.outputs import Outputs
 from easi3r_ros.ros.rclpy_gaps import release_state_machine
 from easi3r_ros.ros.stream import Stream
-from easi3r_ros.ros.tracker import PipelineFactory, Tracker
+from easi3r_ros.ros.tracker import PipelineFactory, Tracker, warm_pipeline
 
 _REPEAT_SECONDS = 10.0
 # Of an interrupted node, for the image or the transition in hand; less than signals.PATIENCE, to say goodbye as well.
@@ -78,7 +77,7 @@ class Easi3rNode(LifecycleNode):
     Raises ConfigError if a parameter given at start cannot work.
     """
 
-    def __init__(self, make_pipeline: PipelineFactory = Pipeline, **node_options):
+    def __init__(self, make_pipeline: PipelineFactory = warm_pipeline, **node_options):
         super().__init__("easi3r", **node_options)
         self._make_pipeline = make_pipeline
         self._engine: Tracker | None = None
@@ -352,7 +351,7 @@ def _words(error: Exception) -> str:
     return text if isinstance(error, (ConfigError, MissingLibrary, OSError)) else f"{type(error).__name__}: {text}"
 
 
-def main(args: list[str] | None = None, make_pipeline: PipelineFactory = Pipeline) -> int:
+def main(args: list[str] | None = None, make_pipeline: PipelineFactory = warm_pipeline) -> int:
     """Run the node until it is interrupted. Returns what `signals.leave` takes: 1 if the node could not start, else 0.
 
     Takes SIGINT and SIGTERM of this process over for good. What cannot be stopped soon is left running: an image or

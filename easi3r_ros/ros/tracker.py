@@ -46,6 +46,13 @@ def stream_break(last: StreamHead | None, now: StreamHead) -> str:
     return ""
 
 
+def warm_pipeline(config: PipelineConfig) -> Pipeline:
+    """A pipeline that is as fast with the first image as with the hundredth, see `Pipeline.warm_up`."""
+    pipeline = Pipeline(config)
+    pipeline.warm_up()
+    return pipeline
+
+
 class Tracker:
     """One stream of images in, one FrameResult per image out. Not thread-safe.
 
@@ -56,9 +63,9 @@ class Tracker:
         self,
         config: PipelineConfig,
         on_restart: Callable[[str], None],
-        make_pipeline: PipelineFactory = Pipeline,
+        make_pipeline: PipelineFactory = warm_pipeline,
     ):
-        """Builds the pipeline: weights are loaded here. Raises ConfigError or CheckpointError."""
+        """Builds the pipeline: weights are loaded here. Raises as `Pipeline` and `Pipeline.warm_up`."""
         self._on_restart = on_restart
         self._pipeline = make_pipeline(config)
         self._index = 0

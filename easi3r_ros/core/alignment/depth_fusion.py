@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from easi3r_ros.core.alignment.placement import Anchor, AnchorSample, PairSample, information, sampling
+from easi3r_ros.core.alignment.placement import (
+    Anchor,
+    AnchorSample,
+    PairSample,
+    information,
+    lower_median,
+    sampling,
+)
 from easi3r_ros.core.geometry import depth_after, project, weighted_median
 from easi3r_ros.core.types import PairGeometry
 
@@ -110,19 +118,22 @@ def hold_scale(depth: torch.Tensor, carried: list[torch.Tensor]) -> torch.Tensor
 
 
 def relative_residual(estimate: torch.Tensor, reference: torch.Tensor, weight: torch.Tensor) -> float:
-    """Median relative difference of depth, over what has weight."""
-    good = (weight > 0) & torch.isfinite(reference) & (reference > 0)
-    return float(((estimate - reference).abs() / reference)[good].median()) if bool(good.any()) else 0.0
+    """Median relative difference of depth, over what has weight. All inputs (n, m), on the host."""
+    estimate, reference, weight = (x.numpy() for x in (estimate, reference, weight))
+    good = (weight > 0) & np.isfinite(reference) & (reference > 0)
+    reference = reference[good]
+    return lower_median(np.abs(estimate[good] - reference) / reference) if reference.size else 0.0
 
 
 def pair_scale(world_depth: torch.Tensor, pair_depth: torch.Tensor, weights: torch.Tensor) -> float:
-    """World units per pair unit: weighted median of the depth ratio, robust to movers and edges. All inputs (h, w).
+    """World units per pair unit: weighted median of the depth ratio, robust to movers and edges.
 
-    Raises ValueError if no pixel has weight and positive depth in both.
+    All inputs (n, m), on the host. Raises ValueError if no pixel has weight and positive depth in both.
     """
-    usable = (weights > 0) & torch.isfinite(world_depth) & (world_depth > 0) & (pair_depth > 0)
-    ratio = torch.where(usable, world_depth / pair_depth.clamp(min=1e-12), torch.ones_like(pair_depth))
-    return float(weighted_median(ratio[usable], weights[usable]))
+    world, pair, share = (x.numpy() for x in (world_depth, pair_depth, weights))
+    usable = (share > 0) & np.isfinite(world) & (world > 0) & (pair > 0)
+    ratio = world[usable] / np.maximum(pair[usable], np.asarray(1e-12, pair.dtype))
+    return float(weighted_median(torch.from_numpy(ratio), torch.from_numpy(share[usable])))
 
 
 def fuse(estimates: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:

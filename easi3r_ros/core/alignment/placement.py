@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from easi3r_ros.core.geometry import (
     pixel_grid,
     project,
     rays_of,
-    se3_exp,
     transform,
     unproject,
     weighted_median,
@@ -76,17 +75,70 @@ def robust_similarity(
     return rigid
 
 
-def median_error(
-    world_points: torch.Tensor,
-    pixels: torch.Tensor,
-    weights: torch.Tensor,
-    K: torch.Tensor,
-    world_from_cam: torch.Tensor,
-) -> float:
-    """Median reprojection error in pixels of the points with weight; points behind the camera are infinitely wrong."""
-    points = transform(invert_se3(world_from_cam.double()), world_points.double())
-    error = (project(points, K) - pixels).norm(dim=-1)
-    return float(torch.where(points[:, 2] > 0, error, error.new_tensor(torch.inf))[weights > 0].median())
+class Reprojection:
+    """World points, and the pixels where a camera of unknown pose sees them. Points without weight take no part.
+
+    In NumPy, coordinate by coordinate: a pose is found in some ten passes over a few thousand points, and PyTorch would
+    spend more time on calls than on arithmetic.
+    """
+
+    def __init__(self, world_points: torch.Tensor, pixels: torch.Tensor, weights: torch.Tensor, K: torch.Tensor):
+        """As `register`. Raises ValueError if fewer than 6 points have weight."""
+        weights = weights.double().numpy()
+        counted = weights > 0
+        if counted.sum() < 6:
+            raise ValueError("fewer than 6 static points with known depth")
+        self._everything = world_points.double().numpy().T  # (3, N)
+        self._world = np.ascontiguousarray(self._everything[:, counted])  # (3, M)
+        self._pixels = np.ascontiguousarray(pixels.double().numpy().T[:, counted])  # (2, M)
+        self.weights = weights[counted] / weights[counted].mean()  # (M,) so that the information matrix counts points
+        self._focal, self._centre = K.double().numpy()[[0, 1], [0, 1]], K.double().numpy()[:2, 2]
+        self._jacobian = np.zeros((6, 2, self._world.shape[1]))
+
+    def median_error(self, world_from_cam: torch.Tensor) -> float:
+        """Median reprojection error in pixels; points behind the camera are infinitely wrong."""
+        points = self._seen_from(invert_se3(world_from_cam.double()).numpy())
+        return lower_median(np.where(points[2] > 0, np.sqrt((self._residual(points) ** 2).sum(0)), np.inf))
+
+    def normal_equations(self, cam_from_world: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(6, 6) Gauss-Newton matrix, (6,) gradient, (M,) reprojection error in pixels, at the given pose."""
+        points = self._seen_from(cam_from_world)
+        middle = lower_median(cam_from_world[2, :3] @ self._everything + cam_from_world[2, 3])
+        front = points[2] > NEAR * max(middle, 0.0)
+        residual = self._residual(points)
+        error = np.where(front, np.sqrt((residual**2).sum(0)), np.inf)
+        sigma = max(floor, 1.4826 * lower_median(error))
+        w = np.where(front, self.weights / (1.0 + (error / sigma) ** 2) / sigma**2, 0.0)
+        rows = self._jacobian_at(points)
+        weighted = torch.from_numpy((rows * w).reshape(6, -1))  # PyTorch multiplies: NumPy might start threads for it
+        rows, residual = torch.from_numpy(rows.reshape(6, -1)), torch.from_numpy(residual.ravel())
+        return (weighted @ rows.mT).numpy(), (weighted @ residual).numpy(), error
+
+    def _seen_from(self, cam_from_world: np.ndarray) -> np.ndarray:
+        return cam_from_world[:3, :3] @ self._world + cam_from_world[:3, 3:]
+
+    def _residual(self, points: np.ndarray) -> np.ndarray:
+        flat = points[:2] / np.maximum(points[2], 1e-9)
+        return self._focal[:, None] * flat + (self._centre[:, None] - self._pixels)
+
+    def _jacobian_at(self, points: np.ndarray) -> np.ndarray:
+        """(6, 2, M) derivative of the pixels by a twist of the camera, translation first."""
+        rows, (fx, fy) = self._jacobian, self._focal
+        inverse = 1.0 / np.maximum(points[2], 1e-9)
+        x, y = points[0] * inverse, points[1] * inverse
+        rows[0, 0], rows[1, 1] = fx * inverse, fy * inverse
+        rows[2, 0], rows[2, 1] = -x * rows[0, 0], -y * rows[1, 1]
+        product = x * y
+        rows[3, 0], rows[3, 1] = -fx * product, -fy * (1 + y * y)
+        rows[4, 0], rows[4, 1] = fx * (1 + x * x), fy * product
+        rows[5, 0], rows[5, 1] = -fx * y, fy * x
+        return rows
+
+
+def lower_median(values: np.ndarray) -> float:
+    """As PyTorch has it: of an even number the lower of the two in the middle."""
+    middle = (len(values) - 1) // 2
+    return float(np.partition(values, middle)[middle])
 
 
 def register(
@@ -105,57 +157,52 @@ def register(
     far starts and noisy images both converge.
     Raises ValueError if the points do not determine a pose: fewer than 6 with weight, or none in front of the camera.
     """
-    world_points, pixels, weights, K = (x.double() for x in (world_points, pixels, weights, K))
-    if int((weights > 0).sum()) < 6:
-        raise ValueError("fewer than 6 static points with known depth")
-    weights = weights / weights[weights > 0].mean()  # so that the information matrix counts points
-    focal = float(K[0, 0])
+    points = Reprojection(world_points, pixels, weights, K)
+    return registered(points, float(K[0, 0]), world_from_cam, iterations, noise_px)
+
+
+def registered(
+    points: Reprojection, focal: float, world_from_cam: torch.Tensor, iterations: int, noise_px: float
+) -> Registration:
+    """As `register`."""
     floor, inlier = max(CAUCHY_FLOOR * focal, noise_px), max(INLIER * focal, INLIER_NOISE * noise_px)
-    cam_from_world = invert_se3(world_from_cam.double())
+    cam_from_world = invert_se3(world_from_cam.double()).numpy()
     for _ in range(iterations):
-        normal, gradient, _ = _normal_equations(world_points, pixels, weights, K, cam_from_world, floor)
-        if not bool(normal.diagonal().amin() > 0):
+        normal, gradient, _ = points.normal_equations(cam_from_world, floor)
+        if not normal.diagonal().min() > 0:
             raise ValueError("no static point with known depth is in front of the camera")
-        step = -torch.linalg.solve(normal + 1e-9 * normal.diagonal().mean() * torch.eye(6).to(normal), gradient)
-        cam_from_world = se3_exp(step) @ cam_from_world
-        if step.norm() < CONVERGED:
+        step = -np.linalg.solve(normal + 1e-9 * normal.diagonal().mean() * np.eye(6), gradient)
+        cam_from_world = rigid_step(step) @ cam_from_world
+        if np.linalg.norm(step) < CONVERGED:
             break
-    normal, _, error = _normal_equations(world_points, pixels, weights, K, cam_from_world, floor)
-    inliers = float((weights * (error < inlier)).sum() / weights.sum())
-    return Registration(invert_se3(cam_from_world), normal, float(weighted_median(error, weights)), inliers)
+    normal, _, error = points.normal_equations(cam_from_world, floor)
+    inliers = float(points.weights @ (error < inlier) / points.weights.sum())
+    residual = float(weighted_median(torch.from_numpy(error), torch.from_numpy(points.weights)))
+    pose = invert_se3(torch.from_numpy(cam_from_world))
+    return Registration(pose, torch.from_numpy(normal), residual, inliers)
 
 
-def _normal_equations(
-    world_points: torch.Tensor,
-    pixels: torch.Tensor,
-    weights: torch.Tensor,
-    K: torch.Tensor,
-    cam_from_world: torch.Tensor,
-    floor: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(6, 6) Gauss-Newton matrix, (6,) gradient, (N,) reprojection error in pixels, at the given pose."""
-    points = transform(cam_from_world, world_points)
-    z = points[:, 2]
-    front = z > NEAR * z.median().clamp(min=0.0)
-    residual = project(points, K) - pixels
-    error = torch.where(front, residual.norm(dim=-1), residual.new_tensor(torch.inf))
-    sigma = max(floor, 1.4826 * float(error[weights > 0].median()))
-    w = torch.where(front, weights / (1.0 + (error / sigma) ** 2) / sigma**2, 0.0)
-    jacobian = torch.where(front[:, None, None], _jacobian(points, K), 0.0)
-    residual = torch.where(front[:, None], residual, 0.0)
-    rows = jacobian.flatten(0, 1)  # (2N, 6)
-    weighted = (w[:, None, None] * jacobian).flatten(0, 1).mT  # (6, 2N)
-    return weighted @ rows, weighted @ residual.flatten(), error
-
-
-def _jacobian(points: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
-    """(N, 3) camera points -> (N, 2, 6) derivative of their pixels by a twist of the camera, translation first."""
-    inverse = 1.0 / points[:, 2].clamp(min=1e-9)
-    x, y = points[:, 0] * inverse, points[:, 1] * inverse
-    zero = torch.zeros_like(x)
-    u_row = K[0, 0] * torch.stack([inverse, zero, -x * inverse, -x * y, 1 + x * x, -y], -1)
-    v_row = K[1, 1] * torch.stack([zero, inverse, -y * inverse, -(1 + y * y), x * y, x], -1)
-    return torch.stack([u_row, v_row], -2)
+def rigid_step(twist: np.ndarray) -> np.ndarray:
+    """As `se3_exp`, of one (6,) twist, in closed form."""
+    generator = np.array(
+        [[0, -twist[5], twist[4]], [twist[5], 0, -twist[3]], [-twist[4], twist[3], 0]], dtype=np.float64
+    )
+    angle = float(np.sqrt(twist[3:] @ twist[3:]))
+    if angle < 1e-2:  # series: the quotients below lose their digits
+        square = angle**2
+        a, b, c = (
+            1 - square / 6 * (1 - square / 20),
+            0.5 - square / 24 * (1 - square / 30),
+            1 / 6 - square / 120 * (1 - square / 42),
+        )
+    else:
+        a, b = np.sin(angle) / angle, 2 * (np.sin(angle / 2) / angle) ** 2
+        c = (1 - a) / angle**2
+    squared = generator @ generator
+    out = np.eye(4)
+    out[:3, :3] += a * generator + b * squared
+    out[:3, 3] = twist[:3] + b * generator @ twist[:3] + c * squared @ twist[:3]
+    return out
 
 
 def world_covariance(information: torch.Tensor, world_from_cam: torch.Tensor) -> np.ndarray:
@@ -333,44 +380,52 @@ def place(
     if not bool((strongest.weights > 0).any()):
         raise ValueError("no static pixel with known depth is seen again")
     names = ("world", "pixels", "weights")
-    world, pixels, weights = (torch.cat([getattr(item, name) for item in observations]) for name in names)
-    error = partial(median_error, world, pixels, weights, intrinsics)
+    points = Reprojection(*(torch.cat([getattr(item, name) for item in observations]) for name in names), intrinsics)
     start = torch.from_numpy(last_pose)  # good for the usual small step
-    if error(start) > LEAP * K[0, 0]:  # after dropped frames: weighted Procrustes (METHOD 7)
-        start = min(start, robust_similarity(strongest.in_new, strongest.world, strongest.weights), key=error)
+    if points.median_error(start) > LEAP * K[0, 0]:  # after dropped frames: weighted Procrustes (METHOD 7)
+        leapt = robust_similarity(strongest.in_new, strongest.world, strongest.weights)
+        start = min(start, leapt, key=points.median_error)
     noise = max(item.noise_px for item in observations)
-    return register(world, pixels, weights, intrinsics, start, iterations, noise)
+    return registered(points, float(K[0, 0]), start, iterations, noise)
 
 
 def observe(pair: PairSample, anchor: AnchorSample, K: torch.Tensor) -> Observation:
     """What a pair (new, anchor) says about where the anchor's points are seen now."""
-    K = pair_intrinsics(pair, K)
+    K, noise = believed(pair, K)
     world = transform(anchor.world_from_cam.to(pair.points_b), anchor.points).reshape(-1, 3)
     in_new = pair.points_b.reshape(-1, 3)
     # The anchor's own confidence: a still camera has pairs without parallax, yet its world is well known.
     weights = anchor.information * (information(pair.conf_b) + PAIR_CONFIDENCE_FLOOR)
     weights = (weights * anchor.static).reshape(-1)
     weights = torch.where((in_new[:, 2] > 0) & torch.isfinite(world[:, 2]), weights, torch.zeros_like(weights))
-    return Observation(torch.nan_to_num(world), in_new, project(in_new, K), weights, pixel_noise(pair, K))
+    return Observation(torch.nan_to_num(world), in_new, project(in_new, K), weights, noise)
 
 
 def pair_intrinsics(pair: PairSample, K: torch.Tensor) -> torch.Tensor:
-    """(3, 3) K with the focal length that the backbone believes in: a network knows no camera_info.
+    """(3, 3) K with the focal length that the backbone believes in, see `believed`."""
+    return believed(pair, K)[0]
+
+
+def believed(pair: PairSample, K: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """(3, 3) K with the focal length that the backbone believes in, as a network knows no camera_info; `pixel_noise`.
 
     Its pointmaps are as much too wide or too narrow as its focal length is too short or too long, so that points must
     be projected with it to land on the pixels that are meant. Weighted median over the pixels of a.
     """
-    if pixel_noise(pair, K) < EXACT * K[0, 0]:
-        return K
+    noise = pixel_noise(pair, K)
+    if noise < EXACT * K[0, 0]:
+        return K, noise
     offset = pair.pixels - K[:2, 2].to(pair.pixels)
     slope = torch.nan_to_num(pair.points_a[..., :2] / pair.points_a[..., 2:].clamp(min=1e-9))
     square = (slope * slope).sum(-1).flatten()
     if not bool(square.any()):
-        return K  # points on the axis alone: garbage, and the pixels will say so
+        return K, noise  # points on the axis alone: garbage, and the pixels will say so
     focal = float(weighted_median((offset * slope).sum(-1).flatten() / square.clamp(min=1e-12), square.sqrt()))
+    if not focal > 0:
+        return K, noise
     own = K.clone()
     own[0, 0], own[1, 1] = focal, focal * K[1, 1] / K[0, 0]
-    return own if focal > 0 else K
+    return own, pixel_noise(pair, own)
 
 
 def pixel_noise(pair: PairSample, K: torch.Tensor) -> float:

@@ -85,6 +85,7 @@ class Dust3rBackbone(Backbone):
             head.to(memory_format=torch.channels_last)  # convolutions are a seventh faster so
         self._batch_size = config.batch_size or (GPU_BATCH if on_gpu else CPU_BATCH)
         self._heads_at_once = min(self._batch_size, GPU_HEADS if on_gpu else CPU_HEADS)
+        self.gains_from_warm_up = on_gpu
         self._calls = RecordedCalls(self._device, on_gpu and config.cuda_graphs == "auto")
         self._largest_batch = 0  # pairs, of the last call that decoded or read pointmaps
         self._patch = network.config.patch_size

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from easi3r_ros.core.dust3r import fused
+
 LAYER_NORM_EPS = 1e-6
 
 
@@ -24,18 +26,7 @@ class RotaryTable:
 
     def rotate(self, x: Tensor) -> Tensor:
         """Rotates queries or keys (B, heads, N, D)."""
-        first, second = _halves(x)
-        out = x * self.cos
-        # Added in place, half by half: a copy with the halves swapped costs as much as the rest together.
-        out_first, out_second = _halves(out)
-        out_first.addcmul_(second, self.sin, value=-1)
-        out_second.addcmul_(first, self.sin)
-        return out
-
-
-def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Views (..., N, axis, D / 4) of the two halves of each axis of (..., N, D)."""
-    return x.unflatten(-1, (2, 2, -1)).unbind(-2)
+        return fused.rotate(x, self.cos, self.sin)
 
 
 def rotary_table(
@@ -241,7 +232,7 @@ class Dpt(nn.Module):
         self.scratch = Scratch()
         self.head = nn.Sequential(
             nn.Conv2d(DPT_WIDTH, DPT_WIDTH // 2, 3, padding=1),
-            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
+            Doubling(),
             nn.Conv2d(DPT_WIDTH // 2, DPT_WIDTH // 2, 3, padding=1),
             nn.ReLU(),
             nn.Conv2d(DPT_WIDTH // 2, RAW_CHANNELS, 1),
@@ -284,6 +275,11 @@ class Scratch(nn.Module):
         return self.refinenet1(path, maps[0])
 
 
+class Doubling(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return fused.double(x)
+
+
 class Fusion(nn.Module):
     """Adds a finer map to the coarse path and doubles the size."""
 
@@ -298,7 +294,7 @@ class Fusion(nn.Module):
             x = x + self.resConfUnit1(skip)
         # Published: interpolate, then out_conv. A 1x1 convolution commutes with it, and before it costs a quarter.
         x = self.out_conv(self.resConfUnit2(x))
-        return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+        return fused.double(x)
 
 
 class ResidualConv(nn.Module):
