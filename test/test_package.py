@@ -240,7 +240,7 @@ def install(tmp_path):
         )
         said = ""
         for command in (
-            ("cmake", "-S", ROOT, "-B", build, f"-DPython3_EXECUTABLE={python}", "-DBUILD_TESTING=OFF", *settings),
+            ("cmake", "-S", ROOT, "-B", build, f"-DPython3_EXECUTABLE={python}", *settings),
             ("cmake", "--build", build, "--target", "install"),
         ):
             done = subprocess.run(command, capture_output=True, text=True, check=False)
