@@ -9,39 +9,18 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
-from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 import yaml
 
 import easi3r_ros
+from easi3r_ros import libraries
 
 ROOT = Path(__file__).resolve().parents[1]
 MESSAGES = sorted((ROOT / "msg").glob("*.msg")) + sorted((ROOT / "underlay").glob("*/msg/*.msg"))
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
 CONFIG_FILES = sorted((ROOT / "config").glob("*.yaml"))
-
-# Requirement -> rosdep key. None: rosdep knows none, and package.xml says how to get it.
-ROSDEP_KEYS = {
-    "torch": "python3-pytorch-pip",
-    "numpy": "python3-numpy",
-    "opencv-python-headless": "python3-opencv",
-    "scipy": "python3-scipy",
-    "scikit-learn": "python3-sklearn",
-    "scikit-image": "python3-skimage",
-    "safetensors": None,
-    "rosbags": "python3-rosbags-pip",
-    "av": None,
-    "typer": "python3-typer",
-    "rich": "python3-rich",
-    "pyyaml": "python3-yaml",
-    "pillow": "python3-pil",
-    "natsort": "python3-natsort",
-    "psutil": "python3-psutil",
-    "matplotlib": "python3-matplotlib",
-    "evo": None,
-}
 
 
 def normalised(name: str) -> str:
@@ -87,18 +66,11 @@ def test_one_version(manifest):
     assert manifest.version == easi3r_ros.__version__
 
 
-def test_manifest_names_every_requirement(run_dependencies):
-    wanted = requirements("requirements.txt")
-    assert set(ROSDEP_KEYS) == wanted, "requirements.txt and the table of rosdep keys differ"
-    assert {key for key in ROSDEP_KEYS.values() if key} <= run_dependencies
-
-
 def test_every_import_is_declared(run_dependencies):
-    wanted, providers = requirements("requirements.txt"), packages_distributions()
+    """The tables of libraries agree with the requirements and with package.xml: test_libraries.py."""
     with_torch = {"triton"}  # brought along by PyTorch for CUDA, and done without elsewhere
-    for module in imported_modules("easi3r_ros", "launch") - run_dependencies - with_torch:
-        distributions = {normalised(name) for name in providers.get(module, [])}
-        assert distributions & wanted, f"'{module}' is in neither requirements.txt nor package.xml"
+    for module in imported_modules("easi3r_ros", "launch", "scripts") - run_dependencies - with_torch:
+        assert libraries.known(module), f"'{module}' is neither in easi3r_ros/libraries.py nor in package.xml"
 
 
 def test_every_message_is_built():
@@ -222,8 +194,10 @@ def test_wheel_holds_the_message_definitions(wheel: zipfile.ZipFile):
 
 def test_wheel_needs_the_requirements_and_gives_the_command(wheel: zipfile.ZipFile):
     info = f"easi3r_ros-{easi3r_ros.__version__}.dist-info"
-    needed = re.findall(r"^Requires-Dist: ([\w.-]+)", wheel.read(f"{info}/METADATA").decode(), re.MULTILINE)
-    assert {normalised(name) for name in needed} == requirements("requirements.txt")
+    lines = re.findall(r"^Requires-Dist: ([\w.-]+)(.*)", wheel.read(f"{info}/METADATA").decode(), re.MULTILINE)
+    needed = {normalised(name) for name, rest in lines if "extra ==" not in rest}
+    optional = {normalised(name) for name, rest in lines if 'extra == "all"' in rest}
+    assert (needed, optional) == (requirements("requirements.txt"), requirements("requirements-optional.txt"))
     assert "easi3r = easi3r_ros.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
 
 
@@ -237,3 +211,73 @@ def test_relocation_touches_only_the_builders_python():
     text = f'"{builder}/include/python3.11;{builder}/lib/python3.11/site-packages/numpy/x;/opt/a"'
     include, purelib = sysconfig.get_path("include"), sysconfig.get_path("purelib")
     assert relocated(text) == f'"{include};{purelib}/numpy/x;/opt/a"'
+
+
+# Just enough of ament and rosidl for CMake to run the install rules of this package alone.
+AMENT = {
+    "ament_cmake": "set(PYTHON_INSTALL_DIR lib/python)\nmacro(ament_export_dependencies)\nendmacro()\n"
+    "macro(ament_package)\nendmacro()\n",
+    "rosidl_default_generators": "macro(rosidl_generate_interfaces)\nendmacro()\n",
+    "builtin_interfaces": "",
+    "std_msgs": "",
+}
+
+
+@pytest.fixture
+def install(tmp_path):
+    """Call it to run CMake; answers the install space, the files in it (relative), and what CMake said."""
+    if shutil.which("cmake") is None:
+        pytest.skip("no CMake here")
+    for name, content in AMENT.items():
+        (tmp_path / "ament" / name).mkdir(parents=True)
+        (tmp_path / "ament" / name / f"{name}Config.cmake").write_text(content)
+
+    def call(python: str = sys.executable) -> tuple[Path, set[str], str]:
+        build, prefix = tmp_path / "build", tmp_path / "install"
+        settings = (
+            f"-DCMAKE_PREFIX_PATH={tmp_path / 'ament'}",
+            f"-DCMAKE_INSTALL_PREFIX={prefix}",
+            "-DBUILD_TESTING=OFF",
+        )
+        said = ""
+        for command in (
+            ("cmake", "-S", ROOT, "-B", build, f"-DPython3_EXECUTABLE={python}", *settings),
+            ("cmake", "--build", build, "--target", "install"),
+        ):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            said += done.stdout + done.stderr
+            assert done.returncode == 0, said
+        return prefix, {str(path.relative_to(prefix)) for path in prefix.rglob("*") if path.is_file()}, said
+
+    return call
+
+
+def test_colcon_installs_the_product_and_nothing_else(install):
+    _, installed, said = install()
+    code = {str(path.relative_to(ROOT)) for path in (ROOT / "easi3r_ros").rglob("*") if path.is_file()}
+    shared = {str(path.relative_to(ROOT)) for name in ("config", "launch") for path in (ROOT / name).rglob("*.*")}
+    expected = {f"lib/python/{name}" for name in code} | {f"share/easi3r_ros/{name}" for name in shared}
+    expected |= {"lib/easi3r_ros/node", "lib/easi3r_ros/easi3r", "bin/easi3r"}
+    assert installed == {name for name in expected if "__pycache__" not in name}
+    assert "Deprecat" not in said, said
+
+
+def test_installed_programs_run_in_the_python_that_built_them(install):
+    """So that `ros2 launch` and systemd need no activated environment."""
+    prefix, _, _ = install()
+    for name in ("bin/easi3r", "lib/easi3r_ros/easi3r", "lib/easi3r_ros/node"):
+        lines = (prefix / name).read_text().splitlines()
+        assert lines[0] == f"#!{sys.executable}"
+        assert lines[1:] == (ROOT / "scripts" / Path(name).name).read_text().splitlines()[1:]
+    environment = {"PYTHONPATH": str(prefix / "lib" / "python"), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([prefix / "bin" / "easi3r", "--version"], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == easi3r_ros.__version__, done.stderr
+
+
+def test_a_python_that_no_program_can_name_is_said(install, tmp_path):
+    python = tmp_path / "a folder" / "python3"
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
+    prefix, _, said = install(str(python))
+    assert "has spaces or is too long" in said
+    assert (prefix / "bin" / "easi3r").read_text().startswith("#!/usr/bin/env python3\n")
