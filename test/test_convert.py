@@ -214,6 +214,14 @@ def test_step_too_small(read):
 
 
 @BOTH
+@pytest.mark.parametrize("encoding", ["rgb8", "rgb16", "bayer_rggb8"])
+def test_step_beyond_the_data(read, encoding):
+    size = 4 * _bytes_of_a_pixel(encoding)
+    with pytest.raises(ConversionError, match=rf"with a step of {size // 2 + 1} has {size} bytes of data; it needs"):
+        read(image(encoding, 2, 2, bytes(size), step=size // 2 + 1))
+
+
+@BOTH
 def test_padding_after_the_last_row_may_be_left_out(read):
     assert read(image("mono8", 2, 2, [1, 2, 0, 0, 3, 4], step=4))[1, 1, 0] == 4
 
