@@ -17,6 +17,7 @@ from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from rcl_interfaces.msg import Log  # noqa: E402
 from rclpy import executors  # noqa: E402
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
 from std_srvs.srv import SetBool, Trigger  # noqa: E402
@@ -25,6 +26,7 @@ from easi3r_ros.ros import node as node_module
 
 PATIENCE = 40.0
 SOON = 0.5  # seconds within which whoever does not wait answers, on a busy machine
+KINDS = ("subscription", "guard_condition", "timer", "client", "service")
 RELIABLE = QoSProfile(depth=1000)
 NUMBERS = itertools.count()
 
@@ -137,13 +139,15 @@ def said(client, text):
 
 @pytest.fixture
 def waits(monkeypatch):
-    """How often each thread's wait returned, and how often with something to do, by thread name."""
+    """How often the wait of the node's thread returned; ["in vain"]: how often with nothing to do."""
     counts = Counter()
 
     class WaitSet(executors._rclpy.WaitSet):
         def wait(self, timeout):
             super().wait(timeout)
-            counts[threading.current_thread().name] += 1
+            if threading.current_thread().name == SPINNER:
+                counts["all"] += 1
+                counts["in vain"] += not any(self.get_ready_entities(kind) for kind in KINDS)
 
     class Counted:
         def __getattr__(self, name):
@@ -154,26 +158,36 @@ def waits(monkeypatch):
     return counts
 
 
+@pytest.fixture
+def slow_start(monkeypatch):
+    """Whoever handles a message has to wait for the interpreter's lock first, as beside a worker it often has."""
+    begin = MutuallyExclusiveCallbackGroup.beginning_execution
+    slow = lambda *args: time.sleep(0.01) or begin(*args)  # noqa: E731
+    monkeypatch.setattr(MutuallyExclusiveCallbackGroup, "beginning_execution", slow)
+
+
 class TestWakeUps:
-    """rclpy's MultiThreadedExecutor woke up 1,700 times a second here."""
+    """rclpy's MultiThreadedExecutor wakes up thousands of times a second here (see `spinning`)."""
 
     @pytest.mark.parametrize("bag_mode", [False, True])
-    def test_under_load_they_follow_the_messages(self, client, held, run, waits, bag_mode):
+    def test_under_load_they_follow_the_messages(self, client, held, run, waits, slow_start, bag_mode):
         name = f"load_{bag_mode}".lower()
         run(name, f"bag_mode:={bag_mode}")
         connect(client, name)
         held.slow = 0.05  # on a free core; 30 images per second are more than it can do
         seconds, rate = 3.0, 30
-        sent, before, done = 0, waits[SPINNER], len(statuses(client, name))
+        sent, before, done = 0, waits.copy(), len(statuses(client, name))
         start = time.monotonic()
         while time.monotonic() - start < seconds:
             client.send(camera_info(), "/camera_info")
             client.send(rgb_image(10**9 + sent), "/image")
             sent += 1
             time.sleep(max(0.0, start + sent / rate - time.monotonic()))
-        woken = waits[SPINNER] - before
+        woken = waits - before
         messages = 2 * sent + 10 * seconds  # beside the images: camera_info, timers, wake-ups of the worker
-        assert sent / 2 < woken < 4 * messages, f"{woken} for {sent} images"
+        assert 10 < woken["all"] < 4 * messages, f"{woken} for {sent} images"
+        # Counted apart, because how often a thread can spin in vain depends on how busy the machine is.
+        assert woken["in vain"] < 10, f"{woken} for {sent} images"
         processed = len(statuses(client, name)) - done
         assert processed >= 3
         if bag_mode:
@@ -183,9 +197,10 @@ class TestWakeUps:
     def test_idle(self, client, run, waits):
         run("idle")
         connect(client, "idle")
-        before = waits[SPINNER]
+        before = waits.copy()
         time.sleep(3)
-        assert 3 <= waits[SPINNER] - before < 60
+        woken = waits - before
+        assert 3 <= woken["all"] < 60 and woken["in vain"] < 3
 
 
 class TestBagMode:
@@ -317,24 +332,24 @@ def states(client, name):
 
 
 class TestParameters:
-    def test_a_live_value_set_during_an_image_survives_a_deactivation(self, client, held, run):
-        run("survivor")
-        connect(client, "survivor")
+    @pytest.mark.parametrize("late", [False, True])
+    def test_a_live_value_set_during_an_image_survives_a_deactivation(self, client, held, run, late):
+        name = f"survivor_{late}".lower()
+        run(name)
+        connect(client, name)
         occupy(client, held)
-        assert client.set_parameter("motion.threshold", 0.125, "survivor").successful
-        stopping = change(client, "survivor", Transition.TRANSITION_DEACTIVATE)
-        wait_until(lambda: client.state("survivor") == "deactivating", "the transition")
-        assert client.set_parameter("clouds.stride", 7, "survivor").successful, "even now"
-        assert held.made[-1].config.clouds.stride != 7, "not under the image in hand"
+        assert client.set_parameter("motion.threshold", 0.125, name).successful
+        stopping = change(client, name, Transition.TRANSITION_DEACTIVATE)
+        wait_until(lambda: client.state(name) == "deactivating", "the transition")
+        if late:
+            assert client.set_parameter("motion.threshold", 0.25, name).successful, "even now"
+        assert held.made[-1].config.motion.threshold == 0.5, "not under the image in hand"
         held.push.set()
         wait_until(stopping.done, "the end of the transition")
-        assert client.change_state(Transition.TRANSITION_ACTIVATE, "survivor")
-        statuses(client, "survivor").clear()
-        wait_until(
-            lambda: client.send(rgb_image(1), "/image") or time.sleep(0.1) or statuses(client, "survivor"), "a result"
-        )
-        config = held.made[-1].config
-        assert (config.motion.threshold, config.clouds.stride) == (0.125, 7)
+        assert client.change_state(Transition.TRANSITION_ACTIVATE, name)
+        statuses(client, name).clear()
+        wait_until(lambda: client.send(rgb_image(1), "/image") or time.sleep(0.1) or statuses(client, name), "a result")
+        assert held.made[-1].config.motion.threshold == (0.25 if late else 0.125)
 
     def test_while_inactive(self, client, held, run):
         run("asleep")
