@@ -283,7 +283,7 @@ class TestWhatGoesWrong:
         wait_until(lambda: len(client.received["/easi3r/path"][-1].poses) == 1, "a path of the new world alone")
 
     def test_before_tracking_starts_nothing_is_said_of_the_pose(self, client, camera):
-        """A camera that stands still: the identity with a covariance of zero would be taken for a certain standstill."""
+        """A camera that stands still: the identity with a covariance of zero would be a certain standstill."""
         assert client.call(Trigger, "/easi3r/reset", Trigger.Request()).success
         before = {name: len(client.received[f"/easi3r/{name}"]) for name in IN_MAP}
         transforms = len(client.received["/tf"])

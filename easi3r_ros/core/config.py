@@ -57,7 +57,7 @@ class BackboneConfig:
         high=150.0,
     )
     batch_size: int = setting(
-        4, "Pairs decoded at once; bounds the peak memory. Less from the moment it runs out.", low=1, high=64
+        4, "Pairs decoded at once; bounds the peak memory. Fewer once that runs out.", low=1, high=64
     )
     mirror: bool = setting(
         True, "tiny looks twice, the second time in a mirror: better depth and pose at 0.7 of the rate."

@@ -51,7 +51,7 @@ class NodeConfig:
     path_length: int = setting(1000, "Poses kept in ~/path.", low=1, high=100_000, live=True)
     path_period: float = setting(
         1.0,
-        "Seconds between two messages on ~/path, by the images' stamps: each repeats all its poses. 0: with every pose.",
+        "Seconds between two messages on ~/path, by the images' stamps: each repeats all poses. 0: with every pose.",
         low=0.0,
         high=3600.0,
         live=True,
