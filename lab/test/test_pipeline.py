@@ -2,6 +2,7 @@
 
 import pickle
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,12 +13,16 @@ from easi3r_lab.synthetic.true_pairs import simulate_pair
 from easi3r_ros.core.backbone import Backbone
 from easi3r_ros.core.clouds import split_cloud, standing_depth
 from easi3r_ros.core.config import CloudConfig, ConfigError, PipelineConfig, with_settings
-from easi3r_ros.core.pipeline import FrameSizeChanged, Pipeline
+from easi3r_ros.core.pipeline import CameraMaps, FrameSizeChanged, Pipeline, StopWatch
 from easi3r_ros.core.preprocess import to_camera
 from easi3r_ros.core.types import (
+    AlignedFrame,
     Features,
     Frame,
+    ImageTransform,
     InputSpec,
+    MotionEstimate,
+    NetworkInput,
     PairEvidence,
     PairGeometry,
     PairMotion,
@@ -89,6 +94,35 @@ def test_one_result_per_frame_from_the_first_on(clip):
     assert set(last.latency_ms) == {
         "preprocess", "encode", "decode", "motion", "decode_masked", "motion_masked", "alignment", "output",
     }  # fmt: skip
+
+
+def test_the_world_is_built_on_what_the_second_pass_says(clip, monkeypatch):
+    """Masks and pairs: the first pass thinks that a block moves which does not, and its points are all too far."""
+
+    class Mistaken(Oracle):
+        def decode(self, pairs, masks=None):
+            answers = super().decode(pairs, masks)
+            if masks is not None:
+                return answers
+            block = torch.zeros(SIZE[::-1])
+            block[20:60, 20:60] = 20.0
+            wrong = PairEvidence(motion=PairMotion(block, block))
+            return [replace(pair, points_a=9 * pair.points_a, evidence=wrong) for pair in answers]
+
+    pipeline, aligned, learned = Pipeline(PipelineConfig(), Mistaken(clip)), [], []
+    update = pipeline._aligner.update
+    monkeypatch.setattr(pipeline._aligner, "update", lambda *args: aligned.append(args) or update(*args))
+    pipeline._journal = SimpleNamespace(add=lambda *args, **options: learned.append(args))
+    results = [pipeline.push(frame_of(clip, i)) for i in range(4)]
+    for (index, pairs, masks, *_), (journal_pairs, journal_masks, _), result in zip(
+        aligned[1:], learned[1:], results[1:], strict=True
+    ):
+        assert not masks[index][25:55, 25:55].any() and masks[index].any()
+        np.testing.assert_array_equal(masks[index].numpy(), result.mask)
+        assert all(pair.points_a[..., 2].median() < 20 for pair in pairs)
+        assert journal_masks is masks and journal_pairs is pairs
+    # What is remembered of a pair for later frames is what its second pass said.
+    assert not any(evidence.motion.a[25:55, 25:55].any() for evidence in pipeline._window.evidence.values())
 
 
 def test_second_pass_sees_the_masks_of_both_frames_and_can_be_switched_off(clip):
@@ -172,6 +206,37 @@ def test_a_result_can_be_copied_changed_and_sent_elsewhere(clip):
         assert getattr(changed, name) is getattr(result, name)
     np.testing.assert_array_equal(changed.depth, 2 * there.depth)
     assert set(there.evidence) == {"geometry"}
+
+
+@pytest.mark.parametrize(
+    ("camera", "network", "seen"),
+    [((96, 48), (48, 48), (slice(None), slice(24, 72))), ((48, 96), (48, 32), (slice(32, 64), slice(None)))],
+)
+def test_what_the_crop_removed_is_unknown(camera, network, seen):
+    """Not a surface at the lens: depth is NaN there, and everything else says nothing."""
+    (W, H), (w, h) = camera, network
+    image = NetworkInput(
+        Frame(0, 0, "camera", np.zeros((H, W, 3), np.uint8)),
+        np.zeros((h, w, 3), np.uint8),
+        None,
+        ImageTransform(camera, camera, ((W - w) // 2, (H - h) // 2), network),
+    )
+    maps = CameraMaps(
+        image,
+        MotionEstimate(0, torch.full((h, w), 0.75), torch.ones(h, w, dtype=torch.bool)),
+        AlignedFrame(
+            0, np.eye(4), np.eye(6), np.eye(3), torch.full((h, w), 5.0), torch.full((h, w), 2.0), 0.0,
+            TrackingState.TRACKING,
+        ),
+        CloudConfig(movers="measured"),
+        StopWatch(),
+    )  # fmt: skip
+    outside = np.ones((H, W), bool)
+    outside[seen] = False
+    assert np.isnan(maps.depth()[outside]).all() and (maps.depth()[~outside] == 5).all()
+    assert (maps.confidence()[outside] == 1).all() and (maps.confidence()[~outside] == 2).all()
+    assert (maps.probability()[outside] == 0).all() and (maps.probability()[~outside] == 0.75).all()
+    assert not maps.mask()[outside].any() and maps.mask()[~outside].all()
 
 
 def test_the_moving_share_is_that_of_the_camera_s_pixels(clip):
