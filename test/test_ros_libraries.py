@@ -3,6 +3,7 @@
 import logging
 import re
 import sys
+from contextlib import suppress
 from types import SimpleNamespace
 
 import numpy as np
@@ -263,3 +264,20 @@ class TestDoctor:
 
 def test_clouds_are_messages_of_this_home():
     assert type(point_cloud(CLOUD, Header())) is type(cloud_message(CLOUD, Header())) is PointCloud2
+
+
+def test_the_node_says_at_debug_who_reads():
+    helpers = pytest.importorskip("helpers_ros")  # skips where no ROS 2 is
+    node, client = helpers.NodeProcess(arguments=("--log-level", "easi3r:=debug")), helpers.Client()
+    try:
+        node.wait_for("waiting for images on")
+        said = "images of encoding 'rgb8' are read by this package's code"
+        for second in range(1, 20):  # what is sent before both sides have found each other is lost
+            client.send(helpers.rgb_image(second * 10**9))
+            with suppress(AssertionError):
+                helpers.wait_until(lambda: node.said(said), said, patience=2.0)
+                break
+        assert node.said(said) == 1
+    finally:
+        client.close()
+        node.close()
