@@ -91,9 +91,9 @@ class Easi3rNode(LifecycleNode):
         self._why_not_configured = ""
         self._why_silent = ""
         self._throttle = Throttle(_REPEAT_SECONDS)
+        settings = params.declare(self)
         self._log_handler = RosLogHandler(self.get_logger())
         logging.getLogger("easi3r_ros").addHandler(self._log_handler)
-        settings = params.declare(self)
         unknown = params.unknown_overrides(self)
         if unknown is None:
             self.get_logger().info("this rclpy does not tell which parameters were given: typing errors go unnoticed")
