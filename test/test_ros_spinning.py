@@ -9,10 +9,11 @@ import pytest
 
 pytest.importorskip("easi3r_ros.msg", reason="no ROS 2 here: `make test` sets it up (or source an installed one)")
 
+import rclpy  # noqa: E402
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from easi3r_ros.msg import WindowStatus
 from helpers_node import SPINNER, FakePipeline, RunningNode  # noqa: E402
-from helpers_ros import Client, camera_info, rgb_image, wait_until  # noqa: E402
+from helpers_ros import Client, camera_info, rgb_image, session_environment, wait_until  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from rcl_interfaces.msg import Log  # noqa: E402
@@ -23,6 +24,7 @@ from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
 from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
 from easi3r_ros.ros import node as node_module
+from easi3r_ros.ros import spinning
 
 PATIENCE = 40.0
 SOON = 0.5  # seconds within which whoever does not wait answers, on a busy machine
@@ -357,6 +359,21 @@ class TestParameters:
         assert client.change_state(Transition.TRANSITION_DEACTIVATE, "asleep")
         assert client.set_parameter("motion.threshold", 0.75, "asleep").successful
         assert held.made[-1].config.motion.threshold == 0.75
+
+
+def test_the_end_of_the_context_ends_the_spinning():
+    session_environment()
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node("ended", context=context)
+    errors = []
+    arguments = (spinning.executor_for(node), lambda: False, errors.append)
+    thread = threading.Thread(target=spinning.spin, args=arguments, daemon=True)
+    thread.start()
+    time.sleep(0.2)
+    context.shutdown()
+    thread.join(PATIENCE)
+    assert not thread.is_alive() and errors == []
 
 
 def test_what_a_callback_raises_ends_that_callback_alone(client, run):

@@ -92,6 +92,7 @@ class Easi3rNode(LifecycleNode):
         self._why_not_configured = ""
         self._why_silent = ""
         self._throttle = Throttle(_REPEAT_SECONDS)
+        settings = params.declare(self)
         self._log_handler = RosLogHandler(self.get_logger())
         logging.getLogger("easi3r_ros").addHandler(self._log_handler)
         logging.getLogger("easi3r_ros").setLevel(logging.DEBUG)  # the node's own logger decides what is said
