@@ -129,3 +129,19 @@ def test_a_registration_is_gauss_newton_on_cauchy(iterations, noise):
 def test_a_rigid_step_is_the_exponential(angle):
     twist = np.array([0.3, -2.0, 0.7, *(angle * np.array([2, -1, 2]) / 3)])
     assert np.allclose(rigid_step(twist), geometry.se3_exp(torch.from_numpy(twist)).numpy(), rtol=0, atol=1e-13)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("behind", [150, 250])
+def test_points_behind_the_camera_are_no_cause_for_warnings(behind):
+    rng = torch.Generator().manual_seed(4)
+    K = torch.tensor([[100.0, 0, 50], [0, 100, 50], [0, 0, 1]], dtype=torch.float64)
+    world = torch.rand(300, 3, generator=rng, dtype=torch.float64) + torch.tensor([0.0, 0, 1])
+    pixels = geometry.project(world, K)
+    world[:behind, 2] *= -1
+    found = None
+    try:
+        found = register(world, pixels, torch.ones(300), K, pose(translation=(0.1, 0, 0)))
+    except ValueError as error:
+        assert "in front of the camera" in str(error)
+    assert found is None or torch.isfinite(found.world_from_cam).all()

@@ -75,6 +75,10 @@ def robust_similarity(
     return rigid
 
 
+# Points behind the camera are infinitely wrong, and do not count: no reason for NumPy to warn of infinity.
+_QUIET = np.errstate(invalid="ignore", over="ignore", divide="ignore")
+
+
 class Reprojection:
     """World points, and the pixels where a camera of unknown pose sees them. Points without weight take no part.
 
@@ -95,11 +99,13 @@ class Reprojection:
         self._focal, self._centre = K.double().numpy()[[0, 1], [0, 1]], K.double().numpy()[:2, 2]
         self._jacobian = np.zeros((6, 2, self._world.shape[1]))
 
+    @_QUIET
     def median_error(self, world_from_cam: torch.Tensor) -> float:
         """Median reprojection error in pixels; points behind the camera are infinitely wrong."""
         points = self._seen_from(invert_se3(world_from_cam.double()).numpy())
         return lower_median(np.where(points[2] > 0, np.sqrt((self._residual(points) ** 2).sum(0)), np.inf))
 
+    @_QUIET
     def normal_equations(self, cam_from_world: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(6, 6) Gauss-Newton matrix, (6,) gradient, (M,) reprojection error in pixels, at the given pose."""
         points = self._seen_from(cam_from_world)
