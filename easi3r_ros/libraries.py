@@ -94,6 +94,8 @@ def explained(error: ImportError) -> str:
     name = error.name or ""
     if name == "rclpy" or name.startswith("rclpy."):
         return _ros_sentence(name)
+    if name.startswith("_rclpy"):  # it is there, but a library of ROS is not found
+        return f"ROS 2 cannot be loaded ({str(error).splitlines()[0]}): source its setup.bash"
     library = known(name)
     # A part of a library that is there: this is not about what is installed.
     return sentence(library) if library is not None and name == library.module else ""

@@ -238,6 +238,7 @@ def test_a_broken_library_speaks_for_itself(absent):
         ("torch", "torch is not installed for"),
         ("rclpy", "ROS 2 is not sourced"),
         ("rclpy._rclpy_pybind11", "ROS 2 was built for another Python"),
+        ("_rclpy_pybind11", "ROS 2 cannot be loaded (message): source its setup.bash"),
         ("scipy._missing_part", ""),
         (None, ""),
     ],
