@@ -44,8 +44,6 @@ class RosLogHandler(logging.Handler):
             logging.ERROR: lambda text: logger.error(text),
             logging.CRITICAL: lambda text: logger.fatal(text),
         }
-        # Python holds back what is less than a warning; the node's own logger is to decide that.
-        logging.getLogger("easi3r_ros").setLevel(logging.DEBUG)
 
     def emit(self, record: logging.LogRecord) -> None:
         self._say.get(record.levelno, self._say[logging.INFO])(record.getMessage())

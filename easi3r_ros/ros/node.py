@@ -46,6 +46,7 @@ class Easi3rNode(LifecycleNode):
         self._throttle = Throttle(_REPEAT_SECONDS)
         self._log_handler = RosLogHandler(self.get_logger())
         logging.getLogger("easi3r_ros").addHandler(self._log_handler)
+        logging.getLogger("easi3r_ros").setLevel(logging.DEBUG)  # the node's own logger decides what is said
         settings = params.declare(self)
         unknown = params.unknown_overrides(self)
         if unknown:
