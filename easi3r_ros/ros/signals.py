@@ -27,10 +27,10 @@ class Interrupts:
         self._stop: Callable[[], None] | None = None
         self._read, write = os.pipe()
         os.set_blocking(write, False)
-        for number in _SIGNALS:
-            signal.signal(number, lambda *_: None)  # so that nothing is raised; the byte in the pipe is what counts
         # Written by C code at the moment of the signal; a handler in Python waits until the main thread comes to it.
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        for number in _SIGNALS:
+            signal.signal(number, lambda *_: None)  # so that nothing is raised; the byte in the pipe is what counts
         threading.Thread(target=self._watch, name="easi3r-signals", daemon=True).start()
 
     def call(self, stop: Callable[[], None]) -> None:
