@@ -39,7 +39,7 @@ class NewFrame:
 def depth_of_frame(
     new: NewFrame, pairs: Sequence[tuple[PairGeometry, Anchor]]
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """(h, w) depth and confidence of a frame, and how well its pairs agree with the world (relative).
+    """(h, w) depth and confidence of a frame, and how far its pairs are from the world (relative; NaN: not known).
 
     pairs: both orders, each with the anchor that it has besides the new frame; at least one.
     """
@@ -47,7 +47,7 @@ def depth_of_frame(
     depth, confidence = fuse([estimate for view in views for estimate in view.estimates])
     depth = hold_scale(depth, [view.carried for view in views if view.carried is not None])
     residuals = [view.residual for view in views if view.residual is not None]
-    residual = sum(residuals) / len(residuals) if residuals else 0.0
+    residual = sum(residuals) / len(residuals) if residuals else float("nan")
     return depth, confidence, residual
 
 
@@ -105,9 +105,9 @@ def hold_scale(depth: torch.Tensor, carried: list[torch.Tensor]) -> torch.Tensor
 
 
 def relative_residual(estimate: torch.Tensor, reference: torch.Tensor, weight: torch.Tensor) -> float:
-    """Median relative difference of depth, over what has weight."""
+    """Median relative difference of depth, over what has weight; NaN if nothing has."""
     good = (weight > 0) & torch.isfinite(reference) & (reference > 0)
-    return float(((estimate - reference).abs() / reference)[good].median()) if bool(good.any()) else 0.0
+    return float(((estimate - reference).abs() / reference)[good].median())  # of nothing: NaN
 
 
 def pair_scale(world_depth: torch.Tensor, pair_depth: torch.Tensor, weights: torch.Tensor) -> float:
