@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from easi3r_ros.core.config import PreprocessConfig
-from easi3r_ros.core.preprocess import camera_intrinsics, network_intrinsics, plan, prepare, to_camera
-from easi3r_ros.core.types import Frame, InputSpec
+from easi3r_ros.core.preprocess import camera_intrinsics, network_intrinsics, plan, prepare, seen_share, to_camera
+from easi3r_ros.core.types import Frame, ImageTransform, InputSpec
 
 NETWORK = InputSpec(512, 16)
 LINEAR_224 = InputSpec(224, 16, square=True)
@@ -67,6 +67,42 @@ def test_cropped_margins_are_filled():
     back = to_camera(np.ones((384, 512)), transform, fill=np.nan, smooth=False)
     assert back.shape == (512, 512)
     assert np.isnan(back[:64]).all() and np.isnan(back[-64:]).all() and (back[64:-64] == 1).all()
+
+
+def test_cropped_columns_are_filled_to_the_pixel():
+    transform = ImageTransform((100, 48), (100, 48), (26, 0), (48, 48))
+    back = to_camera(np.ones((48, 48)), transform, fill=np.nan, smooth=True)
+    assert np.isnan(back[:, :26]).all() and np.isnan(back[:, 74:]).all() and (back[:, 26:74] == 1).all()
+
+
+def test_the_seen_share_counts_both_sides():
+    assert seen_share(plan((512, 512), NETWORK, 512)) == 0.75  # rows
+    assert seen_share(plan((448, 224), LINEAR_224, 224)) == 0.5  # columns
+    assert seen_share(plan((640, 480), InputSpec(320), 320)) == 1.0
+
+
+def test_what_must_not_be_averaged_is_not():
+    """A near and a far surface, at three times the size: no depth between them."""
+    depth = np.ones((10, 20), np.float32)
+    depth[:, 10:] = 9.0
+    transform = ImageTransform((60, 30), (20, 10), (0, 0), (20, 10))
+    assert set(np.unique(to_camera(depth, transform, fill=np.nan, smooth=False))) == {1.0, 9.0}
+    assert len(np.unique(to_camera(depth, transform, fill=np.nan, smooth=True))) > 2
+
+
+def test_shrinking_averages():
+    """Every camera pixel counts: a fine chequerboard becomes grey, not black or white."""
+    board = (np.indices((480, 640)).sum(0) % 2 * 255).astype(np.uint8)
+    image = prepare(frame_of(np.stack([board] * 3, -1)), InputSpec(160), PreprocessConfig()).image
+    assert np.abs(image.astype(int) - 127).max() < 20
+
+
+def test_intrinsics_come_back_though_the_sides_are_scaled_differently():
+    K = np.array([[700.0, 0, 430.2], [0, 690.0, 236.1], [0, 0, 1]])
+    transform = ImageTransform((800, 400), (400, 100), (7, 3), (380, 90))
+    inside = network_intrinsics(K, transform)
+    assert np.allclose(inside, [[350, 0, 430.7 * 0.5 - 0.5 - 7], [0, 172.5, 236.6 * 0.25 - 0.5 - 3], [0, 0, 1]])
+    assert np.allclose(camera_intrinsics(inside, transform), K)
 
 
 def test_long_side_can_be_chosen():

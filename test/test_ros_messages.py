@@ -219,6 +219,14 @@ class TestTwist:
         _, result = twist_between(self.pose(0, turned, covariance), self.pose(2, turned, covariance))
         np.testing.assert_allclose(np.diag(result), np.array([2, 1, 3, 5, 4, 6]) * 2 / 4)
 
+    def test_covariance_is_turned_into_the_camera_s_axes(self):
+        """Looking along world x, what is least known of world x is least known of the way along the camera's own z."""
+        looking_along_x = np.eye(4)
+        looking_along_x[:3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
+        covariance = np.diag([10.0, 2, 3, 40, 5, 6])
+        poses = [self.pose(second, looking_along_x, covariance) for second in (0, 1)]
+        np.testing.assert_allclose(np.diag(twist_between(*poses)[1]), 2 * np.array([2, 3, 10, 5, 6, 40]))
+
     @pytest.mark.parametrize("seconds", [1.0, 0.5])
     def test_unknown_without_two_times(self, seconds):
         assert twist_between(self.pose(1, transform()), self.pose(seconds, transform())) is UNKNOWN
@@ -243,6 +251,19 @@ class TestResults:
         assert bytes(made["mask"].data) == bytes([255, 255, 255, 255, 0, 0, 0, 0]) * 6
         assert (made["points/static"].width, made["points/dynamic"].width) == (24, 24)
         assert made["odometry"].child_frame_id == "cam"
+
+    def test_each_cloud_has_its_own_points(self, maker):
+        mask = np.zeros((6, 8), bool)
+        mask[:2] = True
+        made = self.make(maker, replace(result(), mask=mask, depth=np.where(mask, 1, 5).astype(np.float32)))
+        for name, count, depth in (("points/dynamic", 16, 1.0), ("points/static", 32, 5.0)):
+            points = np.frombuffer(bytes(made[name].data), messages.CLOUD_DTYPE)
+            assert len(points) == count and set(points["z"]) == {depth}
+
+    def test_odometry_has_the_pose_with_its_covariance(self, maker):
+        made = self.make(maker, result(world_from_cam=transform((0.1, 0.2, 0.3), (1, 2, 3))))
+        assert made["odometry"].pose == made["pose"].pose and made["odometry"].header == made["pose"].header
+        assert made["odometry"].pose.pose.position.z == 3 and made["odometry"].pose.covariance[0] == 0.01
 
     def test_only_what_is_wanted_is_made(self, maker, monkeypatch):
         monkeypatch.setattr("easi3r_ros.messages.results.split_cloud", lambda *_: pytest.fail("nobody wants clouds"))

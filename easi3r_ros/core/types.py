@@ -186,7 +186,7 @@ class AlignedFrame:
     K: np.ndarray  # (3, 3) float64, pixels of the network image
     depth: torch.Tensor  # (h, w) float32 z-depth, world units; NaN: not known
     confidence: torch.Tensor  # (h, w) float32 >= 1
-    residual: float  # robust mean 3D distance between the pairs and the world, relative to depth
+    residual: float  # relative difference of depth between pairs and world (mean of medians); NaN: not known
     state: TrackingState
     reason: str = ""  # why the state is not TRACKING, for a person
     # Counts worlds since the reset. A new one starts where nothing was left to attach to, at the last known pose: poses

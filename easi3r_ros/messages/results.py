@@ -126,12 +126,12 @@ class ResultMessages:
             self._world = result.world
         in_map = self._in_map(header)
         now = StampedPose(result.frame.stamp_ns, result.world_from_cam, result.covariance)
-        pose = messages.pose_message(now.world_from_cam, now.covariance, in_map)
         last, self._last = self._last, now
-        self._path.append(PoseStamped(header=in_map, pose=pose.pose.pose))
+        self._path.append(PoseStamped(header=in_map, pose=messages.pose_of(now.world_from_cam)))
         if wanted("pose"):
-            yield "pose", pose
+            yield "pose", messages.pose_message(now.world_from_cam, now.covariance, in_map)
         if wanted("odometry"):
+            pose = messages.pose_message(now.world_from_cam, now.covariance, in_map)
             yield "odometry", messages.odometry_message(pose, header.frame_id, *twist_between(last, now))
         if self._path_is_due(now.stamp_ns) and wanted("path"):
             self._path_ns = now.stamp_ns

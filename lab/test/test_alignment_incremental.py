@@ -95,6 +95,7 @@ def test_first_frame_is_the_origin_and_has_no_depth_yet(clip):
     assert first.state is TrackingState.INITIALISING
     assert np.array_equal(first.world_from_cam, np.eye(4))
     assert not torch.isfinite(first.depth).any()
+    assert np.isnan(first.residual)
     assert (np.diag(first.covariance) == 1e6).all()  # a filter would take zero for a camera that surely stands still
 
 

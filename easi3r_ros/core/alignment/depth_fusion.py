@@ -55,7 +55,7 @@ class AnchoredPair:
 
 
 def depth_of_frame(new: NewFrame, pairs: Sequence[AnchoredPair]) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """(h, w) depth and confidence of a frame, and how well its pairs agree with the world (relative).
+    """(h, w) depth and confidence of a frame, how far its pairs are from the world (relative; NaN: not known).
 
     pairs: both orders; at least one. Scales come from the samples, so maps stay on their device.
     """
@@ -63,7 +63,7 @@ def depth_of_frame(new: NewFrame, pairs: Sequence[AnchoredPair]) -> tuple[torch.
     depth, confidence = fuse([estimate for view in views for estimate in view.estimates])
     depth = hold_scale(depth, [view.carried for view in views if view.carried is not None])
     residuals = [view.residual for view in views if view.residual is not None]
-    residual = sum(residuals) / len(residuals) if residuals else 0.0
+    residual = sum(residuals) / len(residuals) if residuals else float("nan")
     return depth, confidence, residual
 
 
@@ -118,11 +118,11 @@ def hold_scale(depth: torch.Tensor, carried: list[torch.Tensor]) -> torch.Tensor
 
 
 def relative_residual(estimate: torch.Tensor, reference: torch.Tensor, weight: torch.Tensor) -> float:
-    """Median relative difference of depth, over what has weight. All inputs (n, m), on the host."""
+    """Median relative difference of depth, over what has weight; NaN if nothing has. All (n, m), on the host."""
     estimate, reference, weight = (x.numpy() for x in (estimate, reference, weight))
     good = (weight > 0) & np.isfinite(reference) & (reference > 0)
     reference = reference[good]
-    return lower_median(np.abs(estimate[good] - reference) / reference) if reference.size else 0.0
+    return lower_median(np.abs(estimate[good] - reference) / reference) if reference.size else float("nan")
 
 
 def pair_scale(world_depth: torch.Tensor, pair_depth: torch.Tensor, weights: torch.Tensor) -> float:

@@ -256,7 +256,7 @@ class IncrementalAligner:
             K=K,
             depth=torch.full(shape, torch.nan, device=device),
             confidence=torch.ones(shape, device=device),
-            residual=0.0,
+            residual=float("nan"),
             state=state,
             reason=reason,
             world=self._world,
