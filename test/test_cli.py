@@ -98,8 +98,9 @@ def test_run_works_with_the_real_pipeline(easi3r, tmp_path):
     code, out, err = easi3r("run", clip, "--out", tmp_path / "out", "--set", "backbone.name=classical")
     assert code == 0, err
     assert "4 frames of 96 x 64" in out
-    poses = np.loadtxt(tmp_path / "out" / "trajectory.txt", ndmin=2)
-    assert poses.shape[1] == 8 and np.isfinite(poses).all()
+    lines = (tmp_path / "out" / "trajectory.txt").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("#")] == [], "no parallax: no pose was measured"
+    assert len(list((tmp_path / "out" / "masks").iterdir())) == 4
 
 
 def test_global_says_what_it_cannot_align_and_leaves_nothing(easi3r, tmp_path):

@@ -214,7 +214,7 @@ def test_of_several_streams_the_largest_is_used_and_that_is_said(tmp_path, caplo
 
 
 def test_a_very_large_file_is_not_read_through_for_its_length(tmp_path, monkeypatch):
-    monkeypatch.setattr("easi3r_ros.io.sources.COUNTABLE", 100)
+    monkeypatch.setattr("easi3r_ros.io.video_source.COUNTABLE", 100)
     with open_source(encode_video(tmp_path / "clip.mp4", [0, 3000])) as source:
         assert source.length is None
 

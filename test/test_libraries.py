@@ -121,7 +121,7 @@ def inputs(tmp_path_factory) -> Path:
     return folder
 
 
-ATTENTION = ("--checkpoint", "network.pth", "--set", "motion.cue=attention")
+PAPER = ("--checkpoint", "network.pth", "--set", "motion.cue=attention", "--set", "motion.mode=paper")
 
 
 @pytest.mark.parametrize(
@@ -135,8 +135,8 @@ ATTENTION = ("--checkpoint", "network.pth", "--set", "motion.cue=attention")
         ("rosbags", ("play", "clip.mp4")),
         ("natsort", ("run", "images", "--out", "out")),
         ("safetensors", ("run", "clip.mp4", "--out", "out", "--checkpoint", "hub")),
-        ("sklearn", ("run", "clip.mp4", "--out", "out", *ATTENTION)),
-        ("skimage", ("run", "clip.mp4", "--out", "out", *ATTENTION)),
+        ("sklearn", ("run", "clip.mp4", "--out", "out", *PAPER)),
+        ("skimage", ("run", "clip.mp4", "--out", "out", *PAPER)),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value[:2]),
 )

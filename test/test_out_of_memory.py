@@ -137,17 +137,17 @@ class TestNetwork:
     def test_a_failed_second_pass_is_tried_again_with_its_masks(self, backbone, monkeypatch):
         pipeline = Pipeline(with_settings(PipelineConfig(), {"motion.cue": "attention"}), backbone)
         given = []
-        decode = backbone.decode
+        decode = backbone._decode_batch
 
-        def masked(pairs, masks=None):
+        def masked(pairs, masks):
             given.append(masks)
-            self.limit = 64 if masks is None else 2
+            self.limit = 2 if masks else 64
             return decode(pairs, masks)
 
-        monkeypatch.setattr(backbone, "decode", masked)
+        monkeypatch.setattr(backbone, "_decode_batch", masked)
         for index in range(4):
             pipeline.push(frame(index, 80))
-        second = [masks for masks in given if masks is not None]
+        second = [masks for masks in given if masks]
         assert len(self.held) == 1 and second[0] is second[1]
 
 

@@ -483,14 +483,20 @@ class TestBagMode:
             client.listen(TYPES[name], f"/bag/{name}")
         received = client.received
         reliable = QoSProfile(depth=BAG_FRAMES)
-        client.connect("bag", topics, lambda index: client.send(rgb_image(index), "/bag/image", reliable))
+        client.connect("bag", ("mask", "status"), lambda index: client.send(rgb_image(index), "/bag/image", reliable))
         stamps = [7 * SECOND + i * 33_333_333 for i in range(BAG_FRAMES)]
         for i, stamp in enumerate(stamps):  # as fast as possible: far faster than the node
             client.send(rgb_image(stamp, i), "/bag/image", reliable)
-        for name in topics:
+        for name in ("mask", "status"):
             wait_until(lambda name=name: len(received[f"/bag/{name}"]) >= BAG_FRAMES, f"{BAG_FRAMES} of {name}", 40)
+        placed = (WindowStatus.STATE_TRACKING, WindowStatus.STATE_DEGRADED)
+        states = [message.tracking_state for message in received["/bag/status"]]
+        with_pose = [stamp for stamp, state in zip(stamps, states, strict=True) if state in placed]
+        assert len(with_pose) > BAG_FRAMES // 2
+        wait_until(lambda: len(received["/bag/pose"]) >= len(with_pose), f"{len(with_pose)} of pose")
+        for name in topics:
             sent = [m.header.stamp.sec * SECOND + m.header.stamp.nanosec for m in received[f"/bag/{name}"]]
-            assert sent == stamps
+            assert sent == (with_pose if name == "pose" else stamps)
         assert received["/bag/status"][-1].frames_dropped == 0
         positions = [message.pose.pose.position for message in received["/bag/pose"]]
         assert all(math.isfinite(p.x) and math.isfinite(p.y) and math.isfinite(p.z) for p in positions)

@@ -44,7 +44,7 @@ def play(
 
     remappings = _remappings(remap or [])
     with open_playback(source, topics or [], fps, camera_info, render_progress) as messages:
-        require_ros("play")
+        require_ros("easi3r play")
         from easi3r_ros.messages.schedule import destinations
         from easi3r_ros.ros.player import PlayOptions
         from easi3r_ros.ros.player import play as publish

@@ -24,6 +24,7 @@ from easi3r_ros.core.alignment.whole import GlobalAlignment, PairJournal, align_
 from easi3r_ros.core.config import PipelineConfig
 from easi3r_ros.core.types import Frame, FrameResult
 from easi3r_ros.io.manifest import ForeignFile, Manifest, has_manifest, remove_results
+from easi3r_ros.io.opener import opener_of
 from easi3r_ros.io.sources import FrameSource, SourceError
 from easi3r_ros.io.writers import CloudWriter, MaskWriter, OverlayWriter, ResultWriter, TrajectoryWriter, WriteError
 
@@ -94,7 +95,7 @@ class Summary:
 def check_input(path: Path, out: Path) -> None:
     """Raises WriteError if the recording lies where the results go: one of them could replace it."""
     recording, folder = path.resolve(), out.resolve()
-    if path.exists() and (recording == folder or folder in recording.parents):
+    if opener_of(path) is None and (recording == folder or folder in recording.parents):
         raise WriteError(f"the input '{path}' lies in '{out}', where the results go: choose another folder for them")
 
 
