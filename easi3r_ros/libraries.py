@@ -24,7 +24,7 @@ class Library:
 
 
 REQUIRED = (
-    Library("torch", "torch", "", "everything"),
+    Library("torch", "torch", "", "everything", oldest="2.5"),
     Library("numpy", "numpy", "python3-numpy", "everything"),
     Library("cv2", "opencv-python-headless", "python3-opencv", "everything"),
     Library("scipy", "scipy", "python3-scipy", "everything"),
@@ -33,7 +33,7 @@ REQUIRED = (
 )
 OPTIONAL = (
     Library("typer", "typer", "", "the command line 'easi3r'", oldest="0.15.4"),
-    Library("rich", "rich", "python3-rich", "progress bars and log of the command line 'easi3r'"),
+    Library("rich", "rich", "python3-rich", "progress bars of the command line 'easi3r'", oldest="12.2"),
     Library("rosbags", "rosbags", "", "bags, 'easi3r play', and messages where no ROS 2 is sourced"),
     Library("av", "av", "", "videos: as input, and the overlay of 'easi3r run'", oldest="12"),
     Library("natsort", "natsort", "python3-natsort", "folders of images"),

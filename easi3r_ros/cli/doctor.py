@@ -78,6 +78,8 @@ def _needed_library(library: libraries.Library) -> Finding:
         return Finding(library.pip, FAIL, f"it needs {error.name}, which is missing", f"pip install {error.name}")
     except Exception as error:  # compiled for another NumPy, a missing shared library, ...
         return Finding(library.pip, FAIL, f"{type(error).__name__}: {_first_line(error)}", _repair(library, error))
+    if old := libraries.too_old(library):
+        return Finding(library.pip, WARN, f"{old}: {library.oldest} is the oldest that is tested", "")
     return Finding(library.pip, OK, str(getattr(module, "__version__", "version not known")))
 
 

@@ -323,6 +323,8 @@ def _read_pickle(path: Path) -> Checkpoint:
 
 
 def _unpickle(path: Path) -> Any:
+    with needed("torch"):  # older ones cannot be told what is safe
+        pass
     try:
         # Checkpoints keep their training options as a Namespace; it holds plain values and runs no code.
         with torch.serialization.safe_globals([argparse.Namespace]):
