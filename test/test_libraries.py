@@ -250,6 +250,8 @@ def test_failed_imports_of_the_node_are_explained(name, words):
 
 @pytest.mark.parametrize("module", ["torch", "rclpy"])
 def test_the_installed_program_says_what_the_node_lacks(module):
+    if module == "torch":
+        pytest.importorskip("rclpy", reason="no ROS 2 here, and that is said first")
     code = f"{WITHOUT}exec(compile(open('scripts/node').read(), 'scripts/node', 'exec'))\n"
     done = python(code, module)
     assert done.returncode == 1
