@@ -79,7 +79,7 @@ def _needed_library(library: libraries.Library) -> Finding:
     except Exception as error:  # compiled for another NumPy, a missing shared library, ...
         return Finding(library.pip, FAIL, f"{type(error).__name__}: {_first_line(error)}", _repair(library, error))
     if old := libraries.too_old(library):
-        return Finding(library.pip, WARN, f"{old}: {library.oldest} is the oldest that is tested", "")
+        return Finding(library.pip, WARN, f"{old} is older than the {library.oldest} that is asked for")
     return Finding(library.pip, OK, str(getattr(module, "__version__", "version not known")))
 
 
