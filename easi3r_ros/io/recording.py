@@ -27,6 +27,7 @@ from easi3r_ros.io.manifest import ForeignFile, Manifest, has_manifest, remove_r
 from easi3r_ros.io.opener import opener_of
 from easi3r_ros.io.sources import FrameSource, SourceError
 from easi3r_ros.io.writers import CloudWriter, MaskWriter, OverlayWriter, ResultWriter, TrajectoryWriter, WriteError
+from easi3r_ros.mapping.placing import Placing
 
 if TYPE_CHECKING:
     from easi3r_ros.messages.status import BackboneInfo
@@ -156,9 +157,11 @@ def run(
     writers: Sequence[ResultWriter],
     max_frames: int | None = None,
     on_result: Callable[[FrameResult], None] | None = None,
+    placing: Placing | None = None,
 ) -> Summary:
     """Push every frame (or the first `max_frames`), write every result, close the writers whatever happens.
 
+    placing: brings results into `map`, as the node does; None: they stay in the alignment's world.
     Raises SourceError (for images that are too small, too), WriteError, and what the pipeline raises; what was written
     until then stays readable.
     """
@@ -169,6 +172,8 @@ def run(
         for frame in islice(source, max_frames):
             statistics.check(frame, source)
             result = _pushed(pipeline, frame, source, statistics.empty)
+            if placing is not None:
+                result = placing.place(result)
             with uninterrupted():
                 for writer in writers:
                     writer.write(result)
@@ -263,6 +268,7 @@ def run_globally(
     scratch: Path,
     progress: Progress,
     max_frames: int | None = None,
+    placing: Placing | None = None,
 ) -> tuple[Summary, GlobalAlignment]:
     """Push every frame (or the first `max_frames`), align them all, read the source again and write the results.
 
@@ -275,7 +281,8 @@ def run_globally(
             run(source, _Recording(pipeline, spool), [], max_frames, on_result)
         alignment = align_globally(journal)
         with progress() as on_result:
-            summary = run(source, _Replay(spool, alignment, source), open_writers(), max_frames, on_result)
+            replay = _Replay(spool, alignment, source)
+            summary = run(source, replay, open_writers(), max_frames, on_result, placing)
     return summary, alignment
 
 

@@ -13,7 +13,8 @@ from easi3r_ros.core.types import FrameResult
 from easi3r_ros.messages.message_types import CameraInfo, Header, WindowStatus
 from easi3r_ros.messages.results import DEBUG_TOPICS, TOPICS, ResultMessages
 from easi3r_ros.ros.params import Settings
-from easi3r_ros.ros.tf import CameraBroadcaster
+from easi3r_ros.ros.tf import TfBroadcaster, TfFrames, TfListener
+from easi3r_ros.ros.world import needs_tf
 
 # Reliable. A recorder of a bag's results must get every one even if it is slow for a moment.
 _DEPTH, _BAG_DEPTH = 10, 200
@@ -28,7 +29,8 @@ class Outputs:
     def __init__(self, node: LifecycleNode, settings: Settings, warn: Callable[[str], None]):
         self._node = node
         self._publishers: dict[str, Any] = {}
-        self._broadcaster: CameraBroadcaster | None = None
+        self._broadcaster: TfBroadcaster | None = None
+        self.tf: TfListener | None = None  # where tf_mode, level or scale.source need it
         config, clouds = settings.node, settings.pipeline.clouds
         self._results = ResultMessages(config.map_frame, config.path_length, clouds, config.path_period)
         try:
@@ -45,14 +47,15 @@ class Outputs:
     def restart(self) -> None:
         """A new world: what was said about the old one does not belong to it."""
         self._results.restart()
+        if self._broadcaster:
+            self._broadcaster.restart()
 
     def publish(self, result: FrameResult, header: Header, camera_info: CameraInfo | None) -> None:
         """Everything about one image but the status. header, camera_info: as received with the image."""
         for name, message in self._results.make(result, header, camera_info, self._wanted):
             self._publishers[name].publish(message)
-        transform = self._results.transform(result, header)
-        if self._broadcaster and transform:
-            self._broadcaster.send(transform)
+        if self._broadcaster and result.state.has_pose and not result.withheld:
+            self._broadcaster.send(result.world_from_cam, header)
 
     def publish_status(self, status: WindowStatus) -> None:
         self._publishers["status"].publish(status)
@@ -60,6 +63,8 @@ class Outputs:
     def close(self) -> None:
         if self._broadcaster:
             self._broadcaster.close()
+        if self.tf:
+            self.tf.close()
         for publisher in self._publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
 
@@ -72,8 +77,12 @@ class Outputs:
                 QoSProfile(depth=depth),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
-        if settings.node.tf_mode == "map_to_camera":
-            self._broadcaster = CameraBroadcaster(self._node, settings.node.map_frame, warn)
+        config = settings.node
+        if needs_tf(settings):
+            self.tf = TfListener(self._node)
+        if config.tf_mode != "none":
+            frames = TfFrames(config.map_frame, config.odom_frame, config.base_frame)
+            self._broadcaster = TfBroadcaster(self._node, self.tf, config.tf_mode, frames, config.tf_tolerance, warn)
 
     def _wanted(self, name: str) -> bool:
         return self._publishers[name].get_subscription_count() > 0

@@ -21,6 +21,7 @@ from easi3r_ros.ros.params import NodeConfig
 from easi3r_ros.ros.spinning import wake
 from easi3r_ros.ros.tracker import Tracker
 from easi3r_ros.ros.worker import Worker
+from easi3r_ros.ros.world import World
 
 _BAG_CAPACITY = 4
 # A camera_info that somebody publishes is waited for this long, so that tracking need not start twice.
@@ -35,7 +36,7 @@ class Arrival:
 
 
 class Stream:
-    """From `start` to `close`.
+    """From `start` to `close`, of `world` too.
 
     warn(text), error(text, exception): for a person; may be called from any thread.
     """
@@ -47,6 +48,7 @@ class Stream:
         engine: Tracker,
         outputs: Outputs,
         backbone: BackboneInfo,
+        world: World,
         warn: Callable[[str], None],
         error: Callable[[str, Exception], None],
     ):
@@ -54,6 +56,7 @@ class Stream:
         self._engine = engine
         self._outputs = outputs
         self._backbone = backbone
+        self._world = world
         self._error = error
         self._read = _READERS[config.image_transport]
         self._first = True
@@ -113,6 +116,7 @@ class Stream:
         if camera:
             camera.close()
         self._camera.stop_waiting()
+        self._world.close()
         return self.worker.stop(patience)
 
     def reset(self, done: Callable[[], None]) -> bool:
@@ -133,6 +137,7 @@ class Stream:
     def on_restart(self) -> None:
         """The engine started a new world."""
         self.monitor.restarted()
+        self._world.placing.restart()
         self._outputs.restart()
 
     def _on_image(self, message: Any) -> None:
@@ -147,6 +152,7 @@ class Stream:
         self._first = False
         info, K = self._camera.matching((image.shape[1], image.shape[0]), header.frame_id)
         result = self._engine.process(image, stamp_ns(header.stamp), header.frame_id, K)
+        result = self._world.placing.place(result)
         self._outputs.publish(result, header, info)
         latency_ms = (time.perf_counter() - arrival.when) * 1e3
         self.monitor.finished(result, latency_ms)
