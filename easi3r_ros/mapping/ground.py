@@ -14,8 +14,9 @@ SAMPLES = 1500  # points
 FEWEST = 200
 CONFIDENCE = 1.5
 TRIES = 150
-NEAR = 0.02  # of the distance along the ray: inliers of a plane
+NEAR = 0.05  # of the depth: inliers of a plane
 GROUND = 0.2  # share of the points that must lie on it
+REFINEMENTS = 3
 BELOW = 0.06  # share of the points that may lie below it
 SIGMA = 0.02  # relative, of one measurement at best: bumps, and the vehicle's pitching
 
@@ -35,14 +36,19 @@ def ground_height(result: FrameResult, up: np.ndarray, tilt: float) -> float | N
     normals, heights = _candidates(lower, up, tilt)
     if not len(normals):
         return None
-    distance = np.linalg.norm(points, axis=1)
-    off = (points @ normals.T + heights) / distance[:, None]  # (N, M) relative, positive above the plane
-    on, below = (np.abs(off) < NEAR).mean(0), (off < -2 * NEAR).mean(0)
+    off = 1 + points @ normals.T / heights  # (N, M) of the depth along the ray, positive above the plane
+    on, below = (np.abs(off) < NEAR).mean(0), (off < -3 * NEAR).mean(0)
     on[below > BELOW] = 0.0
     best = int(on.argmax())
     if on[best] < GROUND:
         return None
-    return _refined(points[np.abs(off[:, best]) < NEAR], up, tilt)
+    plane = normals[best] / heights[best]
+    for _ in range(REFINEMENTS):
+        plane = _refined(points[np.abs(1 + points @ plane) < NEAR])
+        if plane is None:
+            return None
+    length = float(np.linalg.norm(plane))
+    return 1 / length if plane @ up > math.cos(tilt) * length else None
 
 
 def height_ratio(result: FrameResult, up: np.ndarray, tilt: float, metres: float) -> Measurement | None:
@@ -77,12 +83,10 @@ def _candidates(points: np.ndarray, up: np.ndarray, tilt: float) -> tuple[np.nda
     return normals[fit], heights[fit]
 
 
-def _refined(points: np.ndarray, up: np.ndarray, tilt: float) -> float | None:
-    """Height over the least-squares plane, errors relative to the distance, as those of depth are."""
-    rays = points / np.linalg.norm(points, axis=1, keepdims=True)
-    inverse = 1 / np.linalg.norm(points, axis=1)  # rays @ n = -height * inverse, so that n / height solves it linearly
-    plane, *_ = np.linalg.lstsq(rays, -inverse, rcond=None)
-    length = np.linalg.norm(plane)
-    if not length > 0 or plane @ up < math.cos(tilt) * length:
+def _refined(points: np.ndarray) -> np.ndarray | None:
+    """(3,) normal / height of the least-squares plane, errors in inverse depth, as those of depth mostly are."""
+    if len(points) < FEWEST // 4:
         return None
-    return 1 / length
+    distance = np.linalg.norm(points, axis=1)
+    plane, *_ = np.linalg.lstsq(points / distance[:, None], -1 / distance, rcond=None)
+    return plane

@@ -39,6 +39,17 @@ class ScaleSource(Protocol):
         """A new world."""
 
 
+class UprightSource:
+    """Who knows where up is; this one does not."""
+
+    def ask(self, result: FrameResult) -> Upright | str:
+        """About one image; text: why it is not known, for a person."""
+        return ""
+
+    def restart(self) -> None:
+        """A new world."""
+
+
 class FromDepth:
     """A depth image of the same time."""
 
@@ -139,16 +150,15 @@ class Placing:
         source: str,
         config: ScaleConfig,
         measured_by: ScaleSource | None = None,
-        upright: Callable[[FrameResult], Upright | str] = lambda _: "",
+        upright: UprightSource | None = None,
         warn: Callable[[str], None] = log.warning,
     ):
         """level, source: as `PipelineConfig.level` and `resolved_source`. measured_by: for depth and odometry.
 
-        upright(result): asked, for level imu and tf, about images until there is a pose; text: why it is not known.
-        warn(text): for a person.
+        upright: asked, for level imu and tf, about images until there is a pose. warn(text): for a person.
         """
         self._level, self._source, self._config = level, source, config
-        self._upright, self._warn = upright, warn
+        self._upright, self._warn = upright or UprightSource(), warn
         if source == "camera_height":
             measured_by = FromHeight(
                 config.camera_height, TILT_ASSUMED if level in ("camera", "none") else TILT_MEASURED
@@ -164,6 +174,7 @@ class Placing:
         """The next result is the first of a new stream."""
         self._frame.restart()
         self._leveller = Leveller(self._level)
+        self._upright.restart()
         self._world = 0
         self._new_unit()
 
@@ -189,7 +200,7 @@ class Placing:
         if self._frame.level is not None:
             return
         if self._leveller.needs:
-            upright = self._upright(result)
+            upright = self._upright.ask(result)
             if isinstance(upright, Upright):
                 self._leveller.see(result.world_from_cam, upright)
             else:

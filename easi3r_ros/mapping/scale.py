@@ -18,6 +18,7 @@ KEPT = 40  # measurements
 AGREE = 0.10  # of log metres: closer measurements are of one mind, whatever they say about their errors
 CHANGED = 0.15  # of log metres: farther ones contradict what was locked
 RECENT, CONTRADICTING = 6, 5  # so many of the last so many end the lock
+DOUBTFUL = 3  # times as many as at first are needed after that: wheels may slip for a while, and agree in it
 DEAD_BAND = 0.02  # relative: a better estimate that differs by less changes nothing
 FLOOR = 0.005  # relative: errors that all measurements share, such as the wheel's diameter
 DRIFT = 2e-4  # relative, per frame since the last measurement that agreed, as a random walk per square root of frames
@@ -51,6 +52,7 @@ class ScaleEstimator:
         """A new world has another unit. why: for a person."""
         self._kept: deque[Measurement] = deque(maxlen=KEPT)
         self._locked: float | None = None  # log metres
+        self._fewest = self._rule.fewest
         self._age = 0  # frames since the last agreement
         self._why = why
 
@@ -88,7 +90,7 @@ class ScaleEstimator:
             return Scale(self._source, ScaleState.LOCKED, math.exp(self._locked), math.hypot(sigma, self._drift), "")
         reason = (
             f"{len(self._kept)} measurements, {agreeing:.0%} of them agree, to {sigma:.0%}; needed: "
-            f"{self._rule.fewest}, {self._rule.agreeing:.0%}, {self._rule.sigma:.0%}"
+            f"{self._fewest}, {self._rule.agreeing:.0%}, {self._rule.sigma:.0%}"
         )
         reason = "; ".join(text for text in (self._why, reason, self._last_reason()) if text)
         return Scale(self._source, ScaleState.UNLOCKED, math.exp(centre), sigma, reason)
@@ -123,7 +125,7 @@ class ScaleEstimator:
         return abs(math.log(item.metres) - self._locked) > max(CHANGED, 4 * item.sigma)
 
     def _try_to_lock(self) -> str:
-        if len(self._kept) < self._rule.fewest or not self._values().size:
+        if len(self._kept) < self._fewest or not self._values().size:
             return ""
         centre, sigma, agreeing = self._estimate()
         if agreeing < self._rule.agreeing or sigma > self._rule.sigma:
@@ -137,4 +139,5 @@ class ScaleEstimator:
         now = f"now says {np.median(values):.4g} m" if values else recent[-1].reason or "contradicts the camera"
         self.restart(f"metres are not known any more: one unit was {before:.4g} m, and {self._source} {now}")
         self._kept.extend(recent)
+        self._fewest = DOUBTFUL * self._rule.fewest
         return f"{self._why}; depth, clouds and poses are withheld until its measurements agree again"

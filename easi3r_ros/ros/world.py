@@ -17,7 +17,7 @@ from easi3r_ros.core.backbone import Backbone
 from easi3r_ros.core.config import ConfigError
 from easi3r_ros.core.types import FrameResult
 from easi3r_ros.mapping.level import Accelerometer, Upright
-from easi3r_ros.mapping.placing import FromDepth, FromOdometry, Placing, ScaleSource, resolved_source
+from easi3r_ros.mapping.placing import FromDepth, FromOdometry, Placing, ScaleSource, UprightSource, resolved_source
 from easi3r_ros.mapping.tf_tree import SECOND, NotYet, TransformError, TransformTree
 from easi3r_ros.messages.conversions import stamp_ns
 from easi3r_ros.messages.images import ConversionError, array_from_image
@@ -74,7 +74,7 @@ class World:
         self._open: list[Any] = []
         level, scale = settings.pipeline.level, settings.pipeline.scale
         source = _source(settings, backbone)
-        if source in ("none", "fixed") and settings.node.tf_mode in ("map_to_odom", "map_to_base"):
+        if source == "none" and settings.node.tf_mode in ("map_to_odom", "map_to_base"):
             warn(
                 f"tf_mode {settings.node.tf_mode} puts lengths of one camera beside the robot's metres, and "
                 f"scale.source is {source}: the robot's place in {settings.node.map_frame} is off by the unknown unit. "
@@ -93,7 +93,7 @@ class World:
             item.close()
         self._open = []
 
-    def _make_upright(self, node: LifecycleNode, level: str) -> Callable[[FrameResult], Upright | str]:
+    def _make_upright(self, node: LifecycleNode, level: str) -> UprightSource | None:
         if level == "imu":
             imu = UprightFromImu(node, self._tf)
             self._open.append(imu)
@@ -102,7 +102,7 @@ class World:
             base = UprightFromBase(self._tf, self._node_config.base_frame, self._tolerance_ns)
             self._open.append(base)
             return base
-        return lambda _: ""
+        return None
 
     def _make_source(
         self, node: LifecycleNode, source: str, by_topic: bool, warn: Callable[[str], None]
@@ -128,19 +128,25 @@ class World:
         return self._tf.lookup(self._node_config.odom_frame, frame.frame_id, frame.stamp_ns, tolerance)
 
 
-class _Patient:
-    """Asks again for a while, from the first time it is asked: on the worker's thread, which may wait."""
+class _Patient(UprightSource):
+    """Looks again for a while, from a world's first image on: on the worker's thread, which may wait."""
 
     def __init__(self) -> None:
         self._until: float | None = None
         self._ended = False
 
-    def _wait_for(self, ask: Callable[[], Upright | str]) -> Upright | str:
+    def ask(self, result: FrameResult) -> Upright | str:
         if self._until is None:
             self._until = time.monotonic() + UP_PATIENCE
-        while isinstance(answer := ask(), str) and time.monotonic() < self._until and not self._ended:
+        while isinstance(answer := self._look(result), str) and time.monotonic() < self._until and not self._ended:
             time.sleep(0.02)
         return answer
+
+    def restart(self) -> None:
+        self._until = None
+
+    def _look(self, result: FrameResult) -> Upright | str:
+        raise NotImplementedError
 
     def close(self) -> None:
         self._ended = True
@@ -153,10 +159,7 @@ class UprightFromBase(_Patient):
         super().__init__()
         self._tf, self._base, self._tolerance_ns = tf, base, tolerance_ns
 
-    def __call__(self, result: FrameResult) -> Upright | str:
-        return self._wait_for(lambda: self._ask(result))
-
-    def _ask(self, result: FrameResult) -> Upright | str:
+    def _look(self, result: FrameResult) -> Upright | str:
         self._tf.hear()
         frame = result.frame
         try:
@@ -176,14 +179,11 @@ class UprightFromImu(_Patient):
         self._frame, self._unusable = "", ""
         self._pulled = Pulled(node, Imu, "imu", QoSProfile(depth=2000, reliability=ReliabilityPolicy.BEST_EFFORT))
 
-    def __call__(self, result: FrameResult) -> Upright | str:
-        return self._wait_for(lambda: self._ask(result))
-
     def close(self) -> None:
         super().close()
         self._pulled.close()
 
-    def _ask(self, result: FrameResult) -> Upright | str:
+    def _look(self, result: FrameResult) -> Upright | str:
         for message in self._pulled.take():
             self._take(message)
         frame = result.frame
