@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
-import re
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -152,7 +152,7 @@ def test_launch_file_declares_its_arguments(path: Path):
     assert all(argument.description for argument in arguments.values())
     context = LaunchContext()
     (yaml_file,) = {"".join(part.perform(context) for part in arguments["params_file"].default_value)}
-    assert Path(yaml_file).name == path.name.replace(".launch.py", ".yaml")
+    assert Path(yaml_file).name == ("rosbag.yaml" if path.name == "rosbag.launch.py" else "camera.yaml")
     assert Path(yaml_file).is_file()
 
 
