@@ -18,7 +18,7 @@ try:
         Vector3,
     )
     from nav_msgs.msg import Odometry, Path
-    from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
+    from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
     from std_msgs.msg import Header
     from tf2_msgs.msg import TFMessage
 
@@ -41,6 +41,7 @@ except ImportError:
     Odometry = message_class("nav_msgs/msg/Odometry")
     Path = message_class("nav_msgs/msg/Path")
     CameraInfo = message_class("sensor_msgs/msg/CameraInfo")
+    CompressedImage = message_class("sensor_msgs/msg/CompressedImage")
     Image = message_class("sensor_msgs/msg/Image")
     PointCloud2 = message_class("sensor_msgs/msg/PointCloud2")
     PointField = message_class("sensor_msgs/msg/PointField")

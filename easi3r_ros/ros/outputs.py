@@ -12,6 +12,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from easi3r_ros.core.types import FrameResult
 from easi3r_ros.messages.message_types import CameraInfo, Header, WindowStatus
 from easi3r_ros.messages.results import DEBUG_TOPICS, TOPICS, ResultMessages
+from easi3r_ros.messages.stacks import DEPTH_TOPICS, STACK_TOPICS
 from easi3r_ros.ros.params import Settings
 from easi3r_ros.ros.tf import CameraBroadcaster
 
@@ -48,11 +49,15 @@ class Outputs:
 
     def publish(self, result: FrameResult, header: Header, camera_info: CameraInfo | None) -> None:
         """Everything about one image but the status. header, camera_info: as received with the image."""
-        for name, message in self._results.make(result, header, camera_info, self._wanted):
-            self._publishers[name].publish(message)
+        for name, message in self._results.make(result, header, camera_info, self.wanted):
+            self.send(name, message)
         transform = self._results.transform(result, header)
         if self._broadcaster and transform:
             self._broadcaster.send(transform)
+
+    def send(self, name: str, message: Any) -> None:
+        """On a topic under `~/`; from any thread."""
+        self._publishers[name].publish(message)
 
     def publish_status(self, status: WindowStatus) -> None:
         self._publishers["status"].publish(status)
@@ -65,7 +70,7 @@ class Outputs:
 
     def _open(self, settings: Settings, warn: Callable[[str], None]) -> None:
         depth = _BAG_DEPTH if settings.node.bag_mode else _DEPTH
-        for name, type_ in (TOPICS | DEBUG_TOPICS).items():
+        for name, type_ in (TOPICS | DEBUG_TOPICS | STACK_TOPICS | DEPTH_TOPICS).items():
             self._publishers[name] = self._node.create_lifecycle_publisher(
                 type_,
                 f"~/{name}",
@@ -75,5 +80,6 @@ class Outputs:
         if settings.node.tf_mode == "map_to_camera":
             self._broadcaster = CameraBroadcaster(self._node, settings.node.map_frame, warn)
 
-    def _wanted(self, name: str) -> bool:
+    def wanted(self, name: str) -> bool:
+        """Whether anybody listens."""
         return self._publishers[name].get_subscription_count() > 0
