@@ -154,9 +154,10 @@ class Stream:
         self._first = False
         info, K = self._camera.matching((image.shape[1], image.shape[0]), header.frame_id)
         stamp = stamp_ns(header.stamp)
-        excluded = self._companions.before(stamp, (image.shape[1], image.shape[0]))
+        size = (image.shape[1], image.shape[0])
+        excluded = self._companions.before(stamp, size)
         result = self._engine.process(image, stamp, header.frame_id, K, excluded)
-        self._outputs.publish(result, header, info)
+        self._outputs.publish(result, header, info, self._companions.body(size))
         self._companions.publish(result, arrival.message, info)
         latency_ms = (time.perf_counter() - arrival.when) * 1e3
         self.monitor.finished(result, latency_ms)
