@@ -337,4 +337,8 @@ class _Replay:
             result = None
         if result is None or result.frame.stamp_ns != frame.stamp_ns:
             raise SourceError(f"'{self._source.path}' changed while it was read: frame {frame.index} is another")
-        return self._alignment.frames[frame.index].applied(replace(result, frame=frame))
+        frames, result = self._alignment.frames, replace(result, frame=frame)
+        if frame.index in frames:
+            return frames[frame.index].applied(result)
+        # An image that repeats another is where that one is; one that shows nothing is nowhere.
+        return frames[max(result.window)].applied(result) if result.state.has_pose else result
