@@ -10,6 +10,7 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import LifecycleNode
+from launch_ros.parameter_descriptions import Parameter
 from launch_ros.substitutions import FindPackageShare
 
 # Arguments that set one parameter of the node: (argument, parameter, what it is). Empty: the parameters file counts.
@@ -64,13 +65,14 @@ def make_node(
     # image_transport's rule: the calibration of a/b/image is on a/b/camera_info.
     camera_info = value("camera_info") or "/".join([*image.split("/")[:-1], "camera_info"])
     given = {parameter: value(argument) for argument, parameter, _ in SHORTCUTS if value(argument)}
-    switches = {"use_sim_time": value("use_sim_time").lower() == "true", "autostart": autostart}
+    given |= {"use_sim_time": value("use_sim_time").lower() == "true", "autostart": autostart}
     return LifecycleNode(
         package="easi3r_ros",
         executable="node",
         name="easi3r",
         namespace=value("namespace"),
-        parameters=[value("params_file"), given | switches],
+        # One by one: of a dictionary launch_ros makes a file in /tmp that nobody removes.
+        parameters=[value("params_file"), *(Parameter(name, v, value_type=type(v)) for name, v in given.items())],
         remappings=[("image", image), ("image/compressed", f"{image}/compressed"), ("camera_info", camera_info)],
         arguments=["--ros-args", "--log-level", value("log_level")],
         output="screen",

@@ -37,9 +37,16 @@ class LaunchConfiguration:
         return context.values[self.name]
 
 
+class Parameter:
+    def __init__(self, name, value, *, value_type):
+        assert type(value) is value_type
+        self.name, self.value = name, value
+
+
 class LifecycleNode:
     def __init__(self, *, name, namespace, on_exit, **rest):
         self.name, self.namespace, self.on_exit, self.rest = name, namespace, on_exit, rest
+        self.parameters = {item.name: item.value for item in rest.get("parameters", ()) if isinstance(item, Parameter)}
         self.transitions: list[int] = []
         self.node_name = "<not executed>"
 
@@ -177,6 +184,7 @@ def install(monkeypatch, launch: FakeLaunch, ros2bag: bool) -> None:
         "launch_ros.events": {},
         "launch_ros.events.lifecycle": {"ChangeState": ChangeState},
         "launch_ros.ros_adapters": {name: lambda context: context for name in ("get_ros_node", "get_ros_adapter")},
+        "launch_ros.parameter_descriptions": {"Parameter": Parameter},
         "launch_ros.substitutions": {
             "ExecutableInPackage": lambda *, package, executable: f"{package}/{executable}",
             "FindPackageShare": lambda package: f"share/{package}",

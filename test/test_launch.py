@@ -58,7 +58,7 @@ def test_only_its_own_node_is_configured_and_activated(started, bag):
     activate(launch, left)
     assert left.transitions == [CONFIGURE, ACTIVATE] and right.transitions == [CONFIGURE]
     assert stranger.transitions == [] and len(launch.processes) == 1
-    assert left.rest["parameters"][1] == {"use_sim_time": True, "autostart": False}
+    assert left.parameters == {"use_sim_time": True, "autostart": False}
 
 
 def test_a_player_gets_the_arguments_of_its_own_include(started, bag, tmp_path):
@@ -215,7 +215,7 @@ def test_the_camera_s_launch_starts_one_node(monkeypatch):
     description = helpers_launch.load(LAUNCH / "camera.launch.py").generate_launch_description()
     launch.include(description, image="/cam/image_rect", autostart="false", device="cpu")
     (node,) = launch.nodes
-    assert node.rest["parameters"][1] == {"backbone.device": "cpu", "use_sim_time": False, "autostart": False}
+    assert node.parameters == {"backbone.device": "cpu", "use_sim_time": False, "autostart": False}
     assert ("camera_info", "/cam/camera_info") in node.rest["remappings"]
     launch.exits(node, 0)
     assert launch.reasons == ["the node ended"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import os
 import shutil
 import subprocess
 import sys
@@ -269,6 +270,8 @@ def test_installed_programs_run_in_the_python_that_built_them(install):
         lines = (prefix / name).read_text().splitlines()
         assert lines[0] == f"#!{sys.executable}"
         assert lines[1:] == (ROOT / "scripts" / Path(name).name).read_text().splitlines()[1:]
+        # What `colcon build --symlink-install` links to.
+        assert os.access(prefix.parent / "build" / "programs" / Path(name).name, os.X_OK)
     environment = {"PYTHONPATH": str(prefix / "lib" / "python"), "PATH": "/usr/bin:/bin"}
     done = subprocess.run([prefix / "bin" / "easi3r", "--version"], env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == easi3r_ros.__version__, done.stderr

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
 from rclpy.qos import (
     HistoryPolicy,
@@ -23,15 +22,9 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from easi3r_ros.ros.spinning import Gate
 
 try:
-    from rclpy.event_handler import (
-        EventHandler,
-        QoSSubscriptionEventType,
-        SubscriptionEventCallbacks,
-        UnsupportedEventTypeError,
-    )
+    from rclpy.event_handler import QoSMessageLostInfo, SubscriptionEventCallbacks, UnsupportedEventTypeError
 except ImportError:  # Humble
-    from rclpy.qos_event import QoSEventHandler as EventHandler
-    from rclpy.qos_event import QoSSubscriptionEventType, SubscriptionEventCallbacks, UnsupportedEventTypeError
+    from rclpy.qos_event import QoSMessageLostInfo, SubscriptionEventCallbacks, UnsupportedEventTypeError
 
 _TYPES = {"raw": Image, "compressed": CompressedImage}
 _TYPE_NAMES = {"raw": "sensor_msgs/msg/Image", "compressed": "sensor_msgs/msg/CompressedImage"}
@@ -68,57 +61,12 @@ def image_qos(bag_mode: bool) -> QoSProfile:
     return QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
-class LostMessages:
-    """How many messages the middleware could not deliver to a subscription, asked for from time to time.
-
-    An event callback would be told at once, but in an executor of several threads it also wakes for every message.
-    """
-
-    def __init__(self, subscription: Subscription):
-        try:
-            self._event: EventHandler | None = EventHandler(
-                callback_group=subscription.callback_group,
-                callback=lambda _: None,
-                event_type=QoSSubscriptionEventType.RCL_SUBSCRIPTION_MESSAGE_LOST,
-                parent_impl=subscription.handle,
-            )
-        except UnsupportedEventTypeError:
-            self._event = None
-            return
-        self._event.add_to_wait_set(_Ready())
-
-    def count(self) -> int | None:
-        """Since the last call; None: this middleware does not say."""
-        if self._event is None:
-            return None
-        try:
-            self._event.is_ready(_Ready())
-            status = self._event.take_data()
-        except InvalidHandle:  # closed meanwhile
-            return 0
-        return status.total_count_change if status else 0
-
-    def close(self) -> None:
-        if self._event is not None:
-            self._event.destroy()
-
-
-class _Ready:
-    """Stands in for a wait set in which an event has happened: asking whether it did tells as much."""
-
-    def add_event(self, event: Any) -> int:
-        return 0
-
-    def is_ready(self, kind: str, index: int) -> bool:
-        return True
-
-
 class CameraInput:
     """Subscribes to images and camera_info.
 
     on_image(message): not called while is_ready() says no; in bag mode images then wait in the middleware, whose queue
     holds the publisher back once it is full. `spinning.wake` the node when is_ready changes. on_info(CameraInfo).
-    on_lost(count): images that the middleware could not deliver, None if it does not say; called by `check`.
+    on_lost(count): images that the middleware could not deliver, None, once, if it does not say.
     warn(text): for a person.
     """
 
@@ -144,7 +92,6 @@ class CameraInput:
         self._qos = image_qos(bag_mode)
         self._incompatible: set[bytes] = set()
         self._subscriptions: list[Subscription] = []
-        self._lost: LostMessages | None = None
         try:
             self._open(on_image, is_ready, on_info)
         except Exception:  # the next activation must not find half of it
@@ -159,29 +106,33 @@ class CameraInput:
             CameraInfo, self.topics.info, on_info, image_qos(False), qos_overriding_options=overridable
         )
         self._subscriptions.append(infos)
-        images = self._node.create_subscription(
-            _TYPES[self._transport],
-            self.topics.image,
-            on_image,
-            self._qos,
-            callback_group=Gate(is_ready),
-            event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
-            qos_overriding_options=overridable,
-        )
+
+        def subscribe(events: SubscriptionEventCallbacks) -> Subscription:
+            return self._node.create_subscription(
+                _TYPES[self._transport],
+                self.topics.image,
+                on_image,
+                self._qos,
+                callback_group=Gate(is_ready),
+                event_callbacks=events,
+                qos_overriding_options=overridable,
+            )
+
+        # In the group of its images: an event that nobody takes wakes the executor without end, and one that is waited
+        # for while the images are not wakes it for each of them.
+        try:
+            images = subscribe(SubscriptionEventCallbacks(message_lost=self._on_lost, use_default_callbacks=False))
+        except UnsupportedEventTypeError:
+            self._count_lost(None)
+            images = subscribe(SubscriptionEventCallbacks(use_default_callbacks=False))
         self._subscriptions.append(images)
-        self._lost = LostMessages(images)
 
     def close(self) -> None:
-        if self._lost:
-            self._lost.close()
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
 
     def check(self) -> None:
-        """Tell what went wrong since the last call: images lost, and publishers whose images cannot come. Cheap."""
-        lost = self._lost.count() if self._lost else None
-        if lost != 0:
-            self._on_lost(lost)
+        """Tell of publishers whose images cannot come since the last call. Cheap."""
         publishers = self._node.get_publishers_info_by_topic(self.topics.image)
         unfit = {_identity(publisher) for publisher in publishers if self._misfit(publisher)}
         if unfit - self._incompatible:
@@ -195,9 +146,9 @@ class CameraInput:
             return f"nobody publishes '{self.topics.image}'. {self._suggestion()}"
         return "; ".join(self._verdict(publisher) for publisher in publishers[:_MOST_LISTED])
 
-    def _on_lost(self, count: int | None) -> None:
-        self._count_lost(count)
-        if self._bag_mode and count:
+    def _on_lost(self, status: QoSMessageLostInfo) -> None:
+        self._count_lost(status.total_count_change)
+        if self._bag_mode:
             self._warn(
                 f"the publisher of '{self.topics.image}' overwrote images before they could be read: "
                 "play more slowly, or publish with a deeper queue"
