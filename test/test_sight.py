@@ -1,4 +1,4 @@
-"""Images that show nothing, the same, or something else: the state says so, and the world waits for the next good one."""
+"""Images that show nothing, the same, or something else: the state says so, and the world waits."""
 
 from functools import cache
 from itertools import chain

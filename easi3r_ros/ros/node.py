@@ -34,7 +34,7 @@ from easi3r_ros.libraries import MissingLibrary
 from easi3r_ros.messages.status import BackboneInfo
 from easi3r_ros.ros import params, spinning
 from easi3r_ros.ros.logs import RosLogHandler, Throttle
-from easi3r_ros.ros.monitor import state_diagnostic
+from easi3r_ros.ros.monitor import starves, state_diagnostic
 from easi3r_ros.ros.outputs import Outputs
 from easi3r_ros.ros.rclpy_gaps import release_state_machine
 from easi3r_ros.ros.stream import Stream
@@ -292,7 +292,7 @@ class Easi3rNode(LifecycleNode):
         return response
 
     def _every_second(self) -> None:
-        stream, name = self._stream, self.get_name()
+        stream, name = self._stream, self.get_fully_qualified_name().lstrip("/")
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
         if stream is None:
@@ -300,12 +300,11 @@ class Easi3rNode(LifecycleNode):
         else:
             stream.check()
             silent = self._warn_if_silent(stream)
-            message.status = [
-                stream.monitor.input_diagnostic(
-                    name, stream.topics.image, stream.worker.counts, silent, stream.worker.paused
-                ),
-                stream.monitor.tracking_diagnostic(name, self._backbone),
-            ]
+            came = stream.monitor.input_diagnostic(
+                name, stream.topics.image, stream.worker.counts, silent, stream.worker.paused, self._why_silent
+            )
+            starved = came.message if starves(came) else ""
+            message.status = [came, stream.monitor.tracking_diagnostic(name, self._backbone, starved)]
         self._diagnostics.publish(message)
 
     def _why_not_active(self) -> tuple[bytes, str]:
