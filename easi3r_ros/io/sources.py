@@ -34,16 +34,20 @@ class SourceError(ValueError):
 class Losses:
     """What a recording was meant to give and could not."""
 
-    left_out: int = 0  # pictures that are damaged
+    left_out: int = 0  # pictures that are damaged, or of another size
+    late: int = 0  # pictures that are older than those before them, and left out
     breaks_off: bool = False  # its end is missing; nobody knows how much that is
 
     def __bool__(self) -> bool:
-        return bool(self.left_out) or self.breaks_off
+        return bool(self.left_out or self.late) or self.breaks_off
 
     def __str__(self) -> str:
         """For a person; empty if nothing was lost."""
         pictures = f"{self.left_out} damaged picture{'s'[: self.left_out != 1]} left out" if self.left_out else ""
-        return ", ".join(filter(None, [pictures, "the recording breaks off before its end" if self.breaks_off else ""]))
+        late = f"{self.late} picture{'s'[: self.late != 1]} older than the one before left out" if self.late else ""
+        return ", ".join(
+            filter(None, [pictures, late, "the recording breaks off before its end" if self.breaks_off else ""])
+        )
 
 
 class FrameSource(ABC):

@@ -48,6 +48,7 @@ class Monitor:
         self._last_result: FrameResult | None = None
         self.lost: int | None = 0  # images that the middleware could not deliver; None: it does not say
         self.restarts = 0  # new worlds since activation
+        self.late = 0  # images left out because newer ones came before them
         self.errors = 0
         self.last_error = ""
 
@@ -93,6 +94,7 @@ class Monitor:
             "processed": counts.processed,
             "dropped": counts.dropped,
             "failed": counts.failed,
+            "late": self.late,
             "lost by the middleware": "unknown" if self.lost is None else self.lost,
         }
         return _diagnostic(f"{node}: input", level, text, values)

@@ -21,7 +21,8 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.service import Service
 from rclpy.signals import SignalHandlerOptions
@@ -41,6 +42,7 @@ from easi3r_ros.ros.stream import Stream
 from easi3r_ros.ros.tracker import PipelineFactory, Tracker, warm_pipeline
 
 _REPEAT_SECONDS = 10.0
+TIME_LOOP = 0.1  # seconds that simulated time goes back; less is a clock that two publish
 # Of an interrupted node, for the image or the transition in hand; less than signals.PATIENCE, to say goodbye as well.
 _END_PATIENCE = 0.7
 _TRANSITIONS = {
@@ -108,8 +110,20 @@ class Easi3rNode(LifecycleNode):
         self.create_service(Trigger, "~/reset", self._on_reset, callback_group=MutuallyExclusiveCallbackGroup())
         self.create_service(SetBool, "~/pause", self._on_pause)
         self._answer_change_requests()
+        self._watch_simulated_time()
         # Wall time: with simulated time a paused bag would silence the diagnostics about it.
         self.create_timer(1.0, self._every_second, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _watch_simulated_time(self) -> None:
+        """A loop of a simulation or a bag begins a new world, however short; in bag_mode the stamps alone decide."""
+        back = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-TIME_LOOP), on_clock_change=False)
+
+        def jumped(jump: TimeJump) -> None:
+            stream, bag_mode = self._stream, self._parameters_guard.settings.node.bag_mode
+            if stream is not None and not bag_mode and stream.reset(lambda: None):
+                self._warn(f"simulated time jumped back by {-jump.delta.nanoseconds / 1e9:.3f} s: a new world begins")
+
+        self._time_jumps = self.get_clock().create_jump_callback(back, post_callback=jumped)
 
     def _answer_change_requests(self) -> None:
         """Transitions on a thread of their own, so that everything else is answered meanwhile; refusals in words.

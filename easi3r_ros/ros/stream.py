@@ -9,6 +9,7 @@ from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
 
+from easi3r_ros.core.continuity import LateImage
 from easi3r_ros.messages.calibration import CameraModel
 from easi3r_ros.messages.conversions import stamp_ns
 from easi3r_ros.messages.images import ConversionError, rgb_from_compressed
@@ -139,14 +140,20 @@ class Stream:
         self.monitor.image_came()
         self.worker.submit(Arrival(message, time.perf_counter()))
 
-    def _process(self, arrival: Arrival) -> None:
+    def _process(self, arrival: Arrival) -> bool:
+        """False: the image is late and left out."""
         header = arrival.message.header
         image = self._read(arrival.message)
         if self._first and self._node.count_publishers(self.topics.info) > 0:
             self._camera.wait(_INFO_PATIENCE)
         self._first = False
         info, K = self._camera.matching((image.shape[1], image.shape[0]), header.frame_id)
-        result = self._engine.process(image, stamp_ns(header.stamp), header.frame_id, K)
+        try:
+            result = self._engine.process(image, stamp_ns(header.stamp), header.frame_id, K)
+        except LateImage as late:
+            self.monitor.late += 1
+            self._warn(f"'{self.topics.image}': {late}")
+            return False
         self._outputs.publish(result, header, info)
         latency_ms = (time.perf_counter() - arrival.when) * 1e3
         self.monitor.finished(result, latency_ms)
@@ -162,6 +169,7 @@ class Stream:
                 replace(counts, processed=counts.processed + 1),
             )
         )
+        return True
 
     def _failed(self, error: Exception) -> None:
         if isinstance(error, ConversionError):
