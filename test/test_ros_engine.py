@@ -150,10 +150,13 @@ class TestCameraModel:
 
     @pytest.mark.parametrize(
         ("size", "frame", "text"),
-        [((16, 12), "cam", "is for images of 8 x 6, the images are 16 x 12"), ((8, 6), "x", "has frame_id 'cam'")],
+        [
+            ((16, 12), "cam", "is for images of 8 x 6, the images are 16 x 12"),
+            ((8, 6), "x", "has frame_id 'cam', the images have 'x': ignoring it"),
+        ],
     )
     def test_of_another_image(self, warnings, size, frame, text):
-        model = CameraModel(False, warnings.append)
+        model = CameraModel(False, warnings.append, strict=True)
         model.update(self.info())
         for _ in range(3):
             assert model.matching(size, frame) == (None, None)

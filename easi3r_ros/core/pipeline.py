@@ -146,6 +146,8 @@ class Pipeline:
 
     def _unseen(self, image: NetworkInput, reason: str, watch: StopWatch) -> FrameResult:
         """The answer for an image that shows nothing."""
+        if self._last is None:
+            self._encode(image)  # raises for images of a size that the backbone cannot take
         aligned = self._aligner.leave_out(image.frame.index, reason, image.K, image.image.shape[:2])
         return self._result(image, None, aligned, watch)
 

@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import yaml
 
 from easi3r_ros.core.types import Frame
 
@@ -179,20 +178,3 @@ def stamp_at(index: int, rate: float) -> int:
     """Time of a frame in integer nanoseconds, rounded down. NTSC rates (30000/1001) count as the ratios they are."""
     period = 1_000_000_000 / Fraction(rate).limit_denominator(1001)
     return int(index * period)
-
-
-def load_calibration(path: Path, frame_id: str = CameraProperties.frame_id) -> CameraProperties:
-    """Read what `camera_calibration` and camera_info_manager write. Raises SourceError."""
-    try:
-        data = yaml.safe_load(path.read_text())
-        K = np.array(data["camera_matrix"]["data"], dtype=np.float64).reshape(3, 3)
-        size = int(data["image_width"]), int(data["image_height"])
-    except OSError as error:
-        raise SourceError(f"cannot read the calibration file '{path}': {error.strerror}") from error
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise SourceError(
-            f"'{path}' is no camera calibration: expected image_width, image_height and camera_matrix with 9 numbers"
-        ) from error
-    if not (np.isfinite(K).all() and K[0, 0] > 0 and K[1, 1] > 0):
-        raise SourceError(f"'{path}': focal lengths must be positive, got {K[0, 0]} and {K[1, 1]}")
-    return CameraProperties(frame_id, K, size)
