@@ -266,18 +266,18 @@ class FrameResult:
         """Metres were asked for and are not known yet: depth, points and poses must not be passed on."""
         return self.scale.state is ScaleState.UNLOCKED
 
-    def changed(self, **changes: Any) -> FrameResult:
-        """A copy with fields replaced. What is deferred stays so, and is computed once for both."""
-
-        def later(name: str) -> Any:
-            value = self.__dict__[name]
-            return Deferred(lambda: getattr(self, name)) if isinstance(value, Deferred) else value
-
-        return FrameResult(**{item.name: later(item.name) for item in fields(self)} | changes)
-
     def __getstate__(self) -> dict[str, Any]:
         """Computed: what is deferred does not outlive this process."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
+
+    def changed(self, **values: Any) -> FrameResult:
+        """As dataclasses.replace, but what nobody has read yet stays uncomputed; the two compute it once together."""
+        kept = {item.name: self._handed_on(item.name) for item in fields(self) if item.name not in values}
+        return FrameResult(**kept, **values)
+
+    def _handed_on(self, name: str) -> Any:
+        value = self.__dict__[name]
+        return Deferred(lambda: getattr(self, name)) if isinstance(value, Deferred) else value
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from tf2_msgs.msg import TFMessage
 
 from easi3r_ros.mapping.tf_tree import MOST_FRAMES, SECOND, NotYet, Waiting
 from easi3r_ros.messages.conversions import stamp_ns, transform_message
+from easi3r_ros.messages.plausible import tf_name
 from easi3r_ros.ros.pulled import Pulled
 from easi3r_ros.ros.tf_buffer import make_buffer
 
@@ -53,7 +54,7 @@ class ParentWatch:
 
     def hear(self, transforms: Iterable[TransformStamped], static: bool) -> None:
         for transform in transforms:
-            child, parent = transform.child_frame_id.lstrip("/"), transform.header.frame_id.lstrip("/")
+            child, parent = tf_name(transform.child_frame_id), tf_name(transform.header.frame_id)
             if static:
                 self._static[child] = parent
             elif not (child in self._our_children and self._is_ours(parent, child, transform)):
@@ -141,6 +142,7 @@ class TfListener:
     def lookup(self, target: str, source: str, stamp: int, tolerance_ns: int = 0) -> np.ndarray:
         """(4, 4) target_from_source at a time in ns. Raises TransformError."""
         with self.lock:
+            target, source = tf_name(target), tf_name(source)
             return np.eye(4) if target == source else self._buffer.lookup(target, source, stamp, tolerance_ns)
 
     @property
@@ -181,6 +183,7 @@ class TfBroadcaster:
         self._warned: set[str] = set()
         self._waiting: Waiting[tuple[Header, np.ndarray]] = Waiting(PATIENCE)
         self._given_up = 0
+        self._last_ns: int | None = None  # stamp of the last image
         self._publisher = node.create_publisher(TFMessage, "/tf", _SEND_QOS)
         listener.call_often(self._flush)
 
@@ -189,7 +192,11 @@ class TfBroadcaster:
 
         header: the image's.
         """
+        stamp = stamp_ns(header.stamp)
         with self._listener.lock:
+            if self._last_ns is not None and stamp <= self._last_ns:
+                return  # tf2 knows but one transform of a time
+            self._last_ns = stamp
             self._waiting.add((header, map_from_cam), time.monotonic())
             self._listener.hear()
             self._flush()
@@ -198,6 +205,7 @@ class TfBroadcaster:
         """A new world: what waits belongs to the old one."""
         with self._listener.lock:
             self._waiting.clear()
+            self._last_ns = None
 
     def close(self) -> None:
         self._node.destroy_publisher(self._publisher)
@@ -215,7 +223,7 @@ class TfBroadcaster:
                 )
 
     def _child(self, camera: str) -> str:
-        return {"map_to_odom": self._frames.odom, "map_to_base": self._frames.base}.get(self._mode, camera)
+        return {"map_to_odom": self._frames.odom, "map_to_base": self._frames.base}.get(self._mode, tf_name(camera))
 
     def _cam_from_child(self, item: tuple[Header, np.ndarray], last: bool) -> np.ndarray:
         """(4, 4) at the image's stamp. Raises TransformError."""
@@ -227,7 +235,9 @@ class TfBroadcaster:
         try:
             return self._listener.lookup(header.frame_id, child, stamp_ns(header.stamp), tolerance)
         except NotYet as error:
-            raise NotYet(f"{error}. {fitting_mode(self._listener.parents, header.frame_id, self._frames)}") from error
+            raise NotYet(
+                f"{error}. {fitting_mode(self._listener.parents, tf_name(header.frame_id), self._frames)}"
+            ) from error
 
     def _broadcast(self, header: Header, map_from_child: np.ndarray) -> None:
         child = self._child(header.frame_id)
@@ -251,7 +261,7 @@ class TfBroadcaster:
         other = parents.parent(child)
         if other is not None:
             whose = " from another broadcaster" if other == self._frames.map else ""
-            advice = fitting_mode(parents, camera, self._frames)
+            advice = fitting_mode(parents, tf_name(camera), self._frames)
             return f"'{child}' already has the parent '{other}'{whose}, and a frame has only one. {advice}"
         if child in parents.chain(self._frames.map):
             return f"'{child}' is above '{self._frames.map}' in TF: that would be a circle"
