@@ -9,8 +9,9 @@ image that the backbone sees, gh x gw its token grid. A *mask* is True on moving
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,18 @@ Edge = tuple[int, int]  # (a, b): frame indices of the reference view and the so
 
 
 @dataclass(frozen=True)
+class Received:
+    """The image that came in, where the pipeline is given a rectified one of the same size."""
+
+    image: np.ndarray  # (H, W, 3) uint8 RGB
+    K: np.ndarray  # (3, 3) float64, pixels; distortion is not in it
+    # (values (H, W) of the rectified image, fill, smooth) -> of the one that came in; smooth: bilinear, else nearest
+    restore: Callable[[np.ndarray, float, bool], np.ndarray]
+
+
+@dataclass(frozen=True)
 class Frame:
-    """One camera image as it came in."""
+    """One camera image as it came in, or, of a lens whose distortion is known, as a pinhole camera would see it."""
 
     index: int  # running number since the last reset, from 0
     stamp_ns: int  # integer nanoseconds, exactly the header's stamp
@@ -29,6 +40,7 @@ class Frame:
     image: np.ndarray  # (H, W, 3) uint8 RGB
     K: np.ndarray | None = None  # (3, 3) float64 pinhole intrinsics in pixels of `image`; None: not known
     excluded: np.ndarray | None = None  # (H, W) bool, True where somebody else knows of movers; None: nobody does
+    received: Received | None = None  # None: as it came in
 
 
 @dataclass(frozen=True)
@@ -265,6 +277,28 @@ class FrameResult:
     def withheld(self) -> bool:
         """Metres were asked for and are not known yet: depth, points and poses must not be passed on."""
         return self.scale.state is ScaleState.UNLOCKED
+
+    @cached_property
+    def as_received(self) -> FrameResult:
+        """The same laid on the image that came in, pixel by pixel; itself where that was not rectified.
+
+        For images and masks. Its K is no pinhole of its pixels: points come from the result itself.
+        """
+        seen = self.frame.received
+        if seen is None:
+            return self
+
+        def back(name: str, fill: float, smooth: bool) -> Deferred:
+            return Deferred(lambda: seen.restore(getattr(self, name), fill, smooth))
+
+        return self.changed(
+            frame=replace(self.frame, image=seen.image, K=seen.K, received=None),
+            K=seen.K,
+            mask=Deferred(lambda: seen.restore(self.mask.astype(np.float32), 0.0, True) > 0.5),
+            probability=back("probability", 0.0, True),
+            depth=back("depth", np.nan, False),
+            confidence=back("confidence", 1.0, False),
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Computed: what is deferred does not outlive this process."""

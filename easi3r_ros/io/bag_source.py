@@ -139,7 +139,8 @@ class BagSource(FrameSource):
             header = message.header
             self._camera_info, K = camera.matching((image.shape[1], image.shape[0]), header.frame_id)
             stamp = header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
-            yield Frame(index, stamp, tf_name(header.frame_id), image, K)
+            frame = Frame(index, stamp, tf_name(header.frame_id), image, K)
+            yield frame if camera.lens is None else camera.lens.frame(frame)
         damage.end()
 
     def close(self) -> None:

@@ -161,18 +161,22 @@ class Stream:
             self._camera.wait(_INFO_PATIENCE)
         self._first = False
         info, K = self._camera.matching((image.shape[1], image.shape[0]), header.frame_id)
+        lens = self._camera.lens
         stamp = stamp_ns(header.stamp)
         size = (image.shape[1], image.shape[0])
         excluded = self._companions.before(stamp, size)
         try:
-            result = self._engine.process(image, stamp, header.frame_id, K, excluded)
+            result = self._engine.process(image, stamp, header.frame_id, K, excluded, lens)
         except LateImage as late:
             self.monitor.late += 1
             self._warn(f"'{self.topics.image}': {late}")
             return False
         result = self._world.placing.place(result)
-        self._outputs.publish(result, header, info, self._companions.body(size))
-        self._companions.publish(result, arrival.message, info)
+        body = self._companions.body(size)
+        if lens is not None and body is not None:
+            body = lens.rectify_mask(body)
+        self._outputs.publish(result, header, info, body)
+        self._companions.publish(result.as_received, arrival.message, info)
         latency_ms = (time.perf_counter() - arrival.when) * 1e3
         self.monitor.finished(result, latency_ms)
         total_ms = total_latency_ms(self._node.get_clock().now().nanoseconds, header)
