@@ -145,6 +145,45 @@ class CloudConfig:
 
 
 @dataclass(frozen=True)
+class ObjectConfig:
+    min_area: float = setting(
+        0.002, "Share of the image below which a group of moving pixels is no object.", low=0.0, high=1.0, live=True
+    )
+    depth_gap: float = setting(
+        0.2,
+        "Relative step in depth between neighbouring moving pixels at which one object ends and another begins.",
+        low=0.01,
+        high=10.0,
+        live=True,
+    )
+    min_hits: int = setting(
+        3, "Images that must show an object before it is reported; it has its id from the first.", low=1, high=100
+    )
+    keep: float = setting(
+        1.0, "Seconds for which an object that is out of sight keeps its id.", low=0.0, high=60.0, live=True
+    )
+
+
+@dataclass(frozen=True)
+class MapConfig:
+    enabled: bool = setting(
+        False, "Keep the map of the static world also while nobody subscribes to it, for who comes late and ~/save_map."
+    )
+    voxel_size: float = setting(
+        0.0,
+        "Edge of the map's cells, world units; 0: 0.05 m where these are metres, else 1/80 of the first median depth.",
+        low=0.0,
+        high=100.0,
+    )
+    max_voxels: int = setting(
+        300_000, "Cells that the map holds at most; those seen longest ago make room.", low=1000, high=20_000_000
+    )
+    period: float = setting(
+        1.0, "Seconds between messages on ~/map, by the images' stamps: each repeats it all.", low=0.0, high=3600.0
+    )
+
+
+@dataclass(frozen=True)
 class PipelineConfig:
     """Everything `Pipeline` needs."""
 
@@ -154,6 +193,8 @@ class PipelineConfig:
     motion: MotionConfig = field(default_factory=MotionConfig)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     clouds: CloudConfig = field(default_factory=CloudConfig)
+    objects: ObjectConfig = field(default_factory=ObjectConfig)
+    map: MapConfig = field(default_factory=MapConfig)
 
 
 def settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Field, Any]]:

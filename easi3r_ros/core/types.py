@@ -28,6 +28,7 @@ class Frame:
     frame_id: str  # optical frame of the camera
     image: np.ndarray  # (H, W, 3) uint8 RGB
     K: np.ndarray | None = None  # (3, 3) float64 pinhole intrinsics in pixels of `image`; None: not known
+    excluded: np.ndarray | None = None  # (H, W) bool, True where somebody else knows of movers; None: nobody does
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class NetworkInput:
     image: np.ndarray  # (h, w, 3) uint8 RGB
     K: np.ndarray | None  # (3, 3) float64 intrinsics in pixels of this image; None: not known
     transform: ImageTransform
+    excluded: np.ndarray | None = None  # (h, w) bool, as Frame
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ from easi3r_ros.ros.outputs import Outputs
 from easi3r_ros.ros.rclpy_gaps import release_state_machine
 from easi3r_ros.ros.stream import Stream
 from easi3r_ros.ros.tracker import PipelineFactory, Tracker, warm_pipeline
+from easi3r_ros.srv import SaveMap
 
 _REPEAT_SECONDS = 10.0
 # Of an interrupted node, for the image or the transition in hand; less than signals.PATIENCE, to say goodbye as well.
@@ -107,6 +108,8 @@ class Easi3rNode(LifecycleNode):
         # A group of its own: a reset waits for the image in hand, what shares its group for the reset.
         self.create_service(Trigger, "~/reset", self._on_reset, callback_group=MutuallyExclusiveCallbackGroup())
         self.create_service(SetBool, "~/pause", self._on_pause)
+        self._saving = spinning.Background(self)
+        self.create_service(SaveMap, "~/save_map", self._on_save_map, callback_group=ReentrantCallbackGroup())
         self._answer_change_requests()
         # Wall time: with simulated time a paused bag would silence the diagnostics about it.
         self.create_timer(1.0, self._every_second, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -228,7 +231,8 @@ class Easi3rNode(LifecycleNode):
         if not self._transitions.join(patience):
             return False
         stream = self._stream
-        return stream is None or stream.close(max(0.0, end - time.monotonic()))
+        done = stream is None or stream.close(max(0.0, end - time.monotonic()))
+        return self._saving.join(max(0.0, end - time.monotonic())) and done
 
     def destroy_node(self) -> None:
         logging.getLogger("easi3r_ros").removeHandler(self._log_handler)
@@ -289,6 +293,21 @@ class Easi3rNode(LifecycleNode):
             stream.worker.pause(request.data)
             response.message = "paused" if request.data else "running"
             self.get_logger().info(response.message)
+        return response
+
+    async def _on_save_map(self, request: SaveMap.Request, response: SaveMap.Response) -> SaveMap.Response:
+        outputs = self._outputs if self._stream is not None else None
+        if outputs is None:
+            response.message = "the node is not active"
+            return response
+        save = functools.partial(outputs.surroundings.save, request.path, request.overwrite)
+        done = self._saving.begin("save_map", save)
+        if done is None:
+            response.message = "the map is being written already: ask again"
+            return response
+        response.success, response.message, path, response.points = await done
+        response.path = "" if path is None else str(path)
+        (self.get_logger().info if response.success else self._warn)(f"save_map: {response.message}")
         return response
 
     def _every_second(self) -> None:

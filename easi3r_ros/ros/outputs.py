@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from easi3r_ros.core.types import FrameResult
 from easi3r_ros.messages.message_types import CameraInfo, Header, WindowStatus
+from easi3r_ros.messages.objects import OBJECT_TOPICS
 from easi3r_ros.messages.results import DEBUG_TOPICS, TOPICS, ResultMessages
+from easi3r_ros.messages.stacks import DEPTH_TOPICS, STACK_TOPICS
 from easi3r_ros.ros.params import Settings
+from easi3r_ros.ros.surroundings import MAP_TOPICS, Surroundings
 from easi3r_ros.ros.tf import CameraBroadcaster
 
 # Reliable. A recorder of a bag's results must get every one even if it is slow for a moment.
 _DEPTH, _BAG_DEPTH = 10, 200
+# Who comes late gets the last one at once.
+_LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class Outputs:
@@ -31,6 +37,7 @@ class Outputs:
         self._broadcaster: CameraBroadcaster | None = None
         config, clouds = settings.node, settings.pipeline.clouds
         self._results = ResultMessages(config.map_frame, config.path_length, clouds, config.path_period)
+        self.surroundings = Surroundings(config.map_frame, settings.pipeline, self.wanted, self.send, warn)
         try:
             self._open(settings, warn)
         except Exception:  # the next configure must not find half of the publishers
@@ -41,18 +48,30 @@ class Outputs:
         """Apply changed live settings."""
         config = settings.node
         self._results.reconfigure(config.path_length, settings.pipeline.clouds, config.path_period)
+        self.surroundings.reconfigure(settings.pipeline)
 
     def restart(self) -> None:
         """A new world: what was said about the old one does not belong to it."""
         self._results.restart()
+        self.surroundings.restart()
 
-    def publish(self, result: FrameResult, header: Header, camera_info: CameraInfo | None) -> None:
-        """Everything about one image but the status. header, camera_info: as received with the image."""
-        for name, message in self._results.make(result, header, camera_info, self._wanted):
-            self._publishers[name].publish(message)
+    def publish(
+        self, result: FrameResult, header: Header, camera_info: CameraInfo | None, body: np.ndarray | None = None
+    ) -> None:
+        """Everything about one image but the status. header, camera_info: as received with the image.
+
+        body: (H, W) bool, True where the camera sees the robot itself.
+        """
+        for name, message in self._results.make(result, header, camera_info, self.wanted):
+            self.send(name, message)
         transform = self._results.transform(result, header)
         if self._broadcaster and transform:
             self._broadcaster.send(transform)
+        self.surroundings.publish(result, header, body)
+
+    def send(self, name: str, message: Any) -> None:
+        """On a topic under `~/`; from any thread."""
+        self._publishers[name].publish(message)
 
     def publish_status(self, status: WindowStatus) -> None:
         self._publishers["status"].publish(status)
@@ -65,15 +84,17 @@ class Outputs:
 
     def _open(self, settings: Settings, warn: Callable[[str], None]) -> None:
         depth = _BAG_DEPTH if settings.node.bag_mode else _DEPTH
-        for name, type_ in (TOPICS | DEBUG_TOPICS).items():
+        topics = TOPICS | DEBUG_TOPICS | STACK_TOPICS | DEPTH_TOPICS | OBJECT_TOPICS | MAP_TOPICS
+        for name, type_ in topics.items():
             self._publishers[name] = self._node.create_lifecycle_publisher(
                 type_,
                 f"~/{name}",
-                QoSProfile(depth=depth),
+                _LATCHED if name in MAP_TOPICS else QoSProfile(depth=depth),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
         if settings.node.tf_mode == "map_to_camera":
             self._broadcaster = CameraBroadcaster(self._node, settings.node.map_frame, warn)
 
-    def _wanted(self, name: str) -> bool:
+    def wanted(self, name: str) -> bool:
+        """Whether anybody listens."""
         return self._publishers[name].get_subscription_count() > 0

@@ -58,6 +58,28 @@ class NodeConfig:
         high=3600.0,
         live=True,
     )
+    external_mask: str = setting(
+        "none",
+        "Masks of others on `external_mask` (mono8, 255: moves or is to be left out), added to the node's own. stamp: "
+        "the one with the image's stamp; latest: the last one that came, for a latched or a slower one; none: none.",
+        choices=("none", "stamp", "latest"),
+    )
+    external_mask_wait: float = setting(
+        0.2,
+        "external_mask stamp: seconds that an image waits for its mask before it is processed without.",
+        low=0.0,
+        high=10.0,
+    )
+    body_mask: str = setting(
+        "",
+        "Image file, white where the camera sees the robot itself: always in the mask, and never an object.",
+    )
+    depth_tolerance: float = setting(
+        0.0,
+        "Seconds by which the stamps of an image and of its depth image on `depth` may differ; 0: not at all.",
+        low=0.0,
+        high=1.0,
+    )
     autostart: bool = setting(True, "Configure and activate at start, without waiting for a lifecycle manager.")
 
 

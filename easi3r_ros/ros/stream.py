@@ -14,6 +14,7 @@ from easi3r_ros.messages.conversions import stamp_ns
 from easi3r_ros.messages.images import ConversionError, rgb_from_compressed
 from easi3r_ros.messages.ros_libraries import camera_image
 from easi3r_ros.messages.status import BackboneInfo, Timing, status_message, total_latency_ms
+from easi3r_ros.ros.companions import Companions
 from easi3r_ros.ros.inputs import CameraInput, camera_topics
 from easi3r_ros.ros.monitor import Monitor
 from easi3r_ros.ros.outputs import Outputs
@@ -70,11 +71,13 @@ class Stream:
             on_room=lambda: wake(node),
         )
         self._input: CameraInput | None = None
+        self._companions = Companions(node, config, outputs, warn)
 
     def start(self) -> None:
         """Raises RuntimeError for a QoS override that does not exist."""
         self.worker.start()  # before the first image can come
         try:
+            self._companions.open()
             self._input = CameraInput(
                 self._node,
                 self.topics,
@@ -87,6 +90,7 @@ class Stream:
                 warn=self._warn,
             )
         except Exception:
+            self._companions.close()
             self.worker.stop()
             raise
 
@@ -103,6 +107,7 @@ class Stream:
         camera = self._input
         if camera:
             camera.check()
+            self._companions.check()
 
     def close(self, patience: float | None = None) -> bool:
         """Take no more images, finish the one in hand, then stop.
@@ -113,6 +118,7 @@ class Stream:
         if camera:
             camera.close()
         self._camera.stop_waiting()
+        self._companions.close()
         return self.worker.stop(patience)
 
     def reset(self, done: Callable[[], None]) -> bool:
@@ -134,6 +140,7 @@ class Stream:
         """The engine started a new world."""
         self.monitor.restarted()
         self._outputs.restart()
+        self._companions.restart()
 
     def _on_image(self, message: Any) -> None:
         self.monitor.image_came()
@@ -146,8 +153,12 @@ class Stream:
             self._camera.wait(_INFO_PATIENCE)
         self._first = False
         info, K = self._camera.matching((image.shape[1], image.shape[0]), header.frame_id)
-        result = self._engine.process(image, stamp_ns(header.stamp), header.frame_id, K)
-        self._outputs.publish(result, header, info)
+        stamp = stamp_ns(header.stamp)
+        size = (image.shape[1], image.shape[0])
+        excluded = self._companions.before(stamp, size)
+        result = self._engine.process(image, stamp, header.frame_id, K, excluded)
+        self._outputs.publish(result, header, info, self._companions.body(size))
+        self._companions.publish(result, arrival.message, info)
         latency_ms = (time.perf_counter() - arrival.when) * 1e3
         self.monitor.finished(result, latency_ms)
         total_ms = total_latency_ms(self._node.get_clock().now().nanoseconds, header)

@@ -91,12 +91,19 @@ class Tracker:
         """Apply changed live settings from the next image on."""
         self._pipeline.reconfigure(config)
 
-    def process(self, image: np.ndarray, stamp_ns: int, frame_id: str, K: np.ndarray | None) -> FrameResult:
-        """image: (H, W, 3) uint8 RGB. K: (3, 3) in its pixels, or None.
+    def process(
+        self,
+        image: np.ndarray,
+        stamp_ns: int,
+        frame_id: str,
+        K: np.ndarray | None,
+        excluded: np.ndarray | None = None,
+    ) -> FrameResult:
+        """image: (H, W, 3) uint8 RGB. K: (3, 3) in its pixels, or None. excluded: (H, W) bool, as Frame.
 
         Raises ValueError for an unusable image, and OutOfMemory if even the fewest pairs are too many.
         """
-        frame = Frame(self._index, stamp_ns, frame_id, image, K)
+        frame = Frame(self._index, stamp_ns, frame_id, image, K, excluded)
         reason = stream_break(self._last, StreamHead.of(frame))
         if reason:
             self.reset()
