@@ -11,11 +11,12 @@ pytest.importorskip("easi3r_ros.msg", reason="no ROS 2 here: `make test` sets it
 
 import rclpy  # noqa: E402
 from helpers_ros import session_environment  # noqa: E402
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
+from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy  # noqa: E402
 
 from easi3r_ros.ros.inputs import (
     CameraInput,
     CameraTopics,
+    LossReport,
     UnsupportedEventTypeError,
     camera_topics,
     image_qos,
@@ -46,6 +47,7 @@ class Graph:
         return "/easi3r"
 
     def create_subscription(self, type_, topic, callback, qos, **options):
+        options["qos"] = qos
         if topic == self.refused:
             raise RuntimeError("no such policy")
         if not self.events and "event_callbacks" in options and options["event_callbacks"].message_lost:
@@ -113,10 +115,7 @@ class TestWhySilent:
         return camera(Graph(publishers=publishers), **options)[0].why_silent()
 
     def test_nothing_anywhere(self):
-        assert self.say({}) == (
-            "nobody publishes '/image'. There are no images of this type on any topic: start the camera, "
-            "or set image_transport"
-        )
+        assert self.say({}) == "nobody publishes '/image'. There are no images on any topic: start the camera"
 
     def test_images_elsewhere(self):
         found = {"/a/image": [publisher()], "/b/image": [publisher()], "/easi3r/depth": [publisher()], "/gone": []}
@@ -126,6 +125,15 @@ class TestWhySilent:
     def test_compressed_images_elsewhere(self):
         text = self.say({"/a/image/compressed": [publisher(COMPRESSED)]}, transport="compressed")
         assert text.endswith("--ros-args -r image:=/a/image")
+
+    @pytest.mark.parametrize(("wanted", "other"), [("raw", "compressed"), ("compressed", "raw")])
+    def test_images_come_the_other_way(self, wanted, other):
+        topic = "/image/compressed" if other == "compressed" else "/image"
+        graph = Graph(publishers={topic: [publisher(COMPRESSED if other == "compressed" else RAW)]})
+        text = camera(graph, wanted)[0].why_silent()
+        assert text.endswith(f"There are {other} images on: {topic}. Set image_transport to {other}")
+        graph = Graph(publishers={f"/cam{topic}": graph.publishers[topic]})
+        assert camera(graph, wanted)[0].why_silent().endswith("and remap -r image:=/cam/image")
 
     def test_wrong_type(self):
         text = self.say({"/image": [publisher(COMPRESSED)]})
@@ -149,16 +157,25 @@ class TestWhySilent:
 
 
 class TestCheck:
-    def test_losses_are_counted_and_in_bag_mode_said(self):
-        for bag_mode, said in ((False, 0), (True, 1)):
+    def test_losses_are_counted_and_said(self):
+        for bag_mode, advice in ((False, "fastdds.xml"), (True, "overwrote them")):
             graph = Graph()
             made, lost, warnings = camera(graph, bag_mode=bag_mode)
             made.check()
             assert lost == [] == warnings
             events = graph.subscriptions["/image"].event_callbacks
             events.message_lost(SimpleNamespace(total_count=5, total_count_change=3))
-            assert lost == [3] and len(warnings) == said
-            assert all("overwrote images" in text for text in warnings)
+            assert lost == [3] and len(warnings) == 1
+            assert "3 images on '/image' were lost" in warnings[0] and advice in warnings[0]
+
+    def test_losses_are_said_now_and_then(self):
+        now, said = [0.0], []
+        report = LossReport("/image", "why", said.append, lambda: now[0])
+        for second in range(25):
+            now[0] = float(second)
+            report.lost(2)
+            report.lost(0)
+        assert [text.split()[0] for text in said] == ["2", "20", "20"]
 
     def test_a_middleware_that_does_not_say(self):
         graph = Graph(events=False)
@@ -195,6 +212,34 @@ class TestCheck:
         made, _, warnings = camera(graph)
         made.check()
         assert warnings == []
+
+    @pytest.mark.parametrize("given", [{}, {"qos_overrides./image.subscription.reliability": None}])
+    def test_reliability_follows_the_publishers_unless_it_is_given(self, given):
+        graph = Graph()
+        graph._parameter_overrides = given
+        made, _, warnings = camera(graph)
+        reliable = ReliabilityPolicy.RELIABLE if not given else ReliabilityPolicy.BEST_EFFORT
+        asked = lambda: graph.subscriptions["/image"].qos.reliability  # noqa: E731
+        assert asked() == ReliabilityPolicy.BEST_EFFORT, "nobody is there"
+        graph.publishers["/image"] = [publisher()]
+        made.check()
+        assert asked() == reliable
+        first = graph.subscriptions["/image"]
+        made.check()
+        assert graph.subscriptions["/image"] is first, "no new subscription without need"
+        graph.publishers["/image"].append(publisher(reliability=ReliabilityPolicy.BEST_EFFORT))
+        made.check()
+        assert asked() == ReliabilityPolicy.BEST_EFFORT, "else the second would not be heard"
+        policies = graph.subscriptions["/image"].qos_overriding_options.policy_kinds
+        assert (QoSPolicyKind.RELIABILITY in policies) == bool(given)
+        assert warnings == []
+        made.close()
+        assert graph.subscriptions == {}
+
+    def test_reliable_from_the_beginning_where_the_publisher_is_known(self):
+        graph = Graph(publishers={"/image": [publisher()]})
+        camera(graph)
+        assert graph.subscriptions["/image"].qos.reliability == ReliabilityPolicy.RELIABLE
 
 
 def _value(monitor, key):

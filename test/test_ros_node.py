@@ -159,9 +159,12 @@ class TestOutputs:
         assert publisher.qos_profile.reliability == ReliabilityPolicy.RELIABLE
         assert publisher.qos_profile.durability == DurabilityPolicy.VOLATILE
 
-    def test_input_is_best_effort(self, client, last):
-        (subscription,) = client.node.get_subscriptions_info_by_topic("/image")
-        assert subscription.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+    def test_input_is_as_reliable_as_its_publisher(self, client, last):
+        def asked():
+            found = client.node.get_subscriptions_info_by_topic("/image")
+            return [subscription.qos_profile.reliability for subscription in found]
+
+        wait_until(lambda: asked() == [ReliabilityPolicy.RELIABLE], "a reliable subscription")
 
     @pytest.mark.parametrize(("name", "encoding", "size"), [("mask", "mono8", 1), ("probability", "32FC1", 4)])
     def test_images(self, last, name, encoding, size):

@@ -54,7 +54,7 @@ def run(
 ) -> None:
     """Process every frame of a recording, in order, and write masks, poses, clouds, an overlay video and a bag.
 
-    Exit status 1: done, but parts of INPUT are damaged and were left out.
+    Exit status 1: done, but parts of INPUT are damaged, late or of another size and were left out.
     """
     from functools import partial
 
@@ -89,11 +89,13 @@ def run(
         writers = partial(open_writers, out, outputs, frames, settings, backbone, clouds_every)
         progress = partial(frame_progress, min((n for n in (frames.length, max_frames) if n is not None), default=None))
         if journal is not None:
-            summary, alignment = run_globally(frames, pipeline, journal, writers, out, progress, max_frames)
+            summary, alignment = run_globally(
+                frames, pipeline, journal, writers, out, progress, max_frames, late=settings.window.late
+            )
             _print_alignment(alignment)
         else:
             with progress() as on_result:
-                summary = run_pipeline(frames, pipeline, writers(), max_frames, on_result)
+                summary = run_pipeline(frames, pipeline, writers(), max_frames, on_result, late=settings.window.late)
         losses = frames.losses
     write_summary(summary, out)
     _print_summary(summary, out)

@@ -80,6 +80,14 @@ class WindowConfig:
     offsets: tuple[int, ...] = setting(
         (), "A new frame is paired, both ways, with the frames this many steps back; empty: the backbone's own choice."
     )
+    late: float = setting(
+        1.0,
+        "Seconds by which an image may be older than the one before it to be left out as late; where it is older than "
+        "that, time has started again, and so does the world.",
+        low=0.0,
+        high=3600.0,
+        live=True,
+    )
 
 
 @dataclass(frozen=True)

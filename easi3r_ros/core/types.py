@@ -247,6 +247,15 @@ class FrameResult:
         """Computed: what is deferred does not outlive this process."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
+    def changed(self, **values: Any) -> FrameResult:
+        """As dataclasses.replace, but what nobody has read yet stays uncomputed; the two compute it once together."""
+        kept = {item.name: self._handed_on(item.name) for item in fields(self) if item.name not in values}
+        return FrameResult(**kept, **values)
+
+    def _handed_on(self, name: str) -> Any:
+        value = self.__dict__[name]
+        return Deferred(lambda: getattr(self, name)) if isinstance(value, Deferred) else value
+
 
 @dataclass(frozen=True)
 class PointCloud:

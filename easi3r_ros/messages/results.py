@@ -54,6 +54,7 @@ class ResultMessages:
         self._path: deque[PoseStamped] = deque()
         self._path_ns: int | None = None  # stamp of the last one made
         self._last: StampedPose | None = None
+        self._transform_ns: int | None = None  # stamp of the last one
         self._world = 0
         self.reconfigure(path_length, clouds, path_period)
 
@@ -68,11 +69,14 @@ class ResultMessages:
         self._path.clear()
         self._path_ns = None
         self._last = None
+        self._transform_ns = None
 
     def transform(self, result: FrameResult, header: Header) -> TransformStamped | None:
-        """map -> camera; None while there is no pose."""
-        if not result.state.has_pose:
+        """map -> camera; None while there is no pose, and where one was given for this time: tf2 knows but one."""
+        stamp_ns = result.frame.stamp_ns
+        if not result.state.has_pose or (self._transform_ns is not None and stamp_ns <= self._transform_ns):
             return None
+        self._transform_ns = stamp_ns
         return messages.transform_message(result.world_from_cam, self._in_map(header), header.frame_id)
 
     def make(

@@ -26,7 +26,7 @@ class Counts:
     received: int = 0
     processed: int = 0
     failed: int = 0  # `process` raised
-    dropped: int = 0  # replaced by a newer item, or refused because of a pause or a flush
+    dropped: int = 0  # replaced by a newer item, late, or refused because of a pause or a flush
 
 
 @dataclass(frozen=True)

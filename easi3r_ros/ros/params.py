@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import array
+import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import Field, dataclass, field
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
@@ -18,7 +19,10 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from easi3r_ros.core.config import ConfigError, PipelineConfig, setting, settings, with_settings
+from easi3r_ros.messages.plausible import tf_name
 from easi3r_ros.ros.rclpy_gaps import given_parameters
+
+log = logging.getLogger(__name__)
 
 START_ONLY = ("autostart",)
 
@@ -32,10 +36,21 @@ class NodeConfig:
         "raw: sensor_msgs/Image on `image`; compressed: sensor_msgs/CompressedImage on `image/compressed`.",
         choices=("raw", "compressed"),
     )
+    image_bits: int = setting(
+        0,
+        "Bits of the values in 16-bit images, such as 10 or 12 in mono16; 0: the smallest of 8, 10, 12, 14 and 16 that "
+        "holds the values so far.",
+        low=0,
+        high=16,
+    )
     image_rectified: str = setting(
         "auto",
         "The images have no lens distortion, so P of camera_info counts; auto: if the image topic's name has 'rect'.",
         choices=("auto", "yes", "no"),
+    )
+    camera_info_strict: bool = setting(
+        False,
+        "Ignore a camera_info whose frame_id is not the images'. False: topic and size decide, with a warning.",
     )
     image_timeout: float = setting(
         5.0, "Seconds without an image after which the node warns and says what it found.", low=0.1, live=True
@@ -101,9 +116,24 @@ class Settings:
         # rclpy gives lists of numbers as array.array
         values = {name: tuple(v) if isinstance(v, array.array) else v for name, v in values.items()}
         return Settings(
-            with_settings(self.node, {name: value for name, value in values.items() if name in of_node}),
+            _with_frames(with_settings(self.node, {name: value for name, value in values.items() if name in of_node})),
             with_settings(self.pipeline, {name: value for name, value in values.items() if name not in of_node}),
         )
+
+
+def _with_frames(config: NodeConfig) -> NodeConfig:
+    """Names of frames as tf2 takes them. Raises ConfigError for one that it refuses."""
+    changed = {}
+    for item in fields(config):
+        name, value = item.name, getattr(config, item.name)
+        if not name.endswith("_frame"):
+            continue
+        changed[name] = tf_name(value)
+        if not changed[name]:
+            raise ConfigError(f"'{name}' is '{value}': a frame needs a name, such as '{item.default}'")
+        if changed[name] != value:
+            log.warning("%s '%s': frames have no slash in ROS 2, so it is '%s'", name, value, changed[name])
+    return replace(config, **changed)
 
 
 def declare(node: Node) -> Settings:
