@@ -40,6 +40,7 @@ from easi3r_ros.ros.outputs import Outputs
 from easi3r_ros.ros.rclpy_gaps import release_state_machine
 from easi3r_ros.ros.stream import Stream
 from easi3r_ros.ros.tracker import PipelineFactory, Tracker, warm_pipeline
+from easi3r_ros.ros.world import World, check_world
 from easi3r_ros.srv import SaveMap
 
 _REPEAT_SECONDS = 10.0
@@ -183,6 +184,7 @@ class Easi3rNode(LifecycleNode):
             settings, self._fixed = self._parameters_guard.settings, True
         try:
             engine = Tracker(settings.pipeline, self._on_restart, self._make_pipeline)
+            check_world(settings, engine.backbone)
             outputs = Outputs(self, settings, self._warn)
         except Exception as error:  # a lifecycle node answers every failure with a state, never with its end
             self._fixed = False
@@ -206,8 +208,11 @@ class Easi3rNode(LifecycleNode):
     @_told
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         result = super().on_activate(state)  # publishers first: the stream starts to publish at once
-        config = self._parameters_guard.settings.node
-        stream = Stream(self, config, self._engine, self._outputs, self._backbone, self._warn, self._error)
+        settings = self._parameters_guard.settings
+        world = World(self, settings, self._engine.backbone, self._outputs.tf, self._warn)
+        stream = Stream(
+            self, settings.node, self._engine, self._outputs, self._backbone, world, self._warn, self._error
+        )
         self._stream = stream
         try:
             stream.start()

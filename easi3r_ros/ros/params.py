@@ -57,10 +57,22 @@ class NodeConfig:
     )
     tf_mode: str = setting(
         "map_to_camera",
-        "map_to_camera: broadcast map_frame -> the image's frame_id on /tf; none: broadcast nothing.",
-        choices=("map_to_camera", "none"),
+        "What is broadcast on /tf (REP-105). map_to_odom: map_frame -> odom_frame, for a robot with odometry; "
+        "map_to_base: map_frame -> base_frame, for one without; map_to_camera: map_frame -> the image's frame_id, for "
+        "a camera that has no parent; none: nothing.",
+        choices=("map_to_odom", "map_to_base", "map_to_camera", "none"),
     )
     map_frame: str = setting("map", "Name of the world frame that poses, odometry, path and TF are given in.")
+    odom_frame: str = setting(
+        "odom", "Name of the odometry's frame, for tf_mode map_to_odom and scale.source odometry."
+    )
+    base_frame: str = setting("base_link", "Name of the robot's frame, for tf_mode map_to_base and level tf.")
+    tf_tolerance: float = setting(
+        0.1,
+        "Seconds that the nearest transform may be from an image's stamp, where none came for the stamp itself.",
+        low=0.0,
+        high=10.0,
+    )
     bag_mode: bool = setting(
         False,
         "Process every image: reliable input, and nothing is dropped. False: always the newest, others are dropped.",

@@ -24,6 +24,7 @@ from easi3r_ros.ros.params import NodeConfig
 from easi3r_ros.ros.spinning import wake
 from easi3r_ros.ros.tracker import Tracker
 from easi3r_ros.ros.worker import Worker
+from easi3r_ros.ros.world import World
 
 _BAG_CAPACITY = 4
 # A camera_info that somebody publishes is waited for this long, so that tracking need not start twice.
@@ -37,7 +38,7 @@ class Arrival:
 
 
 class Stream:
-    """From `start` to `close`.
+    """From `start` to `close`, of `world` too.
 
     warn(text), error(text, exception): for a person; may be called from any thread.
     """
@@ -49,6 +50,7 @@ class Stream:
         engine: Tracker,
         outputs: Outputs,
         backbone: BackboneInfo,
+        world: World,
         warn: Callable[[str], None],
         error: Callable[[str, Exception], None],
     ):
@@ -56,6 +58,7 @@ class Stream:
         self._engine = engine
         self._outputs = outputs
         self._backbone = backbone
+        self._world = world
         self._error = error
         reader = ImageReader(config.image_bits)
         self._read = {"raw": reader.raw, "compressed": reader.compressed}[config.image_transport]
@@ -120,6 +123,7 @@ class Stream:
         if camera:
             camera.close()
         self._camera.stop_waiting()
+        self._world.close()
         self._companions.close()
         return self.worker.stop(patience)
 
@@ -141,6 +145,7 @@ class Stream:
     def on_restart(self) -> None:
         """The engine started a new world."""
         self.monitor.restarted()
+        self._world.placing.restart()
         self._outputs.restart()
         self._companions.restart()
 
@@ -165,6 +170,7 @@ class Stream:
             self.monitor.late += 1
             self._warn(f"'{self.topics.image}': {late}")
             return False
+        result = self._world.placing.place(result)
         self._outputs.publish(result, header, info, self._companions.body(size))
         self._companions.publish(result, arrival.message, info)
         latency_ms = (time.perf_counter() - arrival.when) * 1e3
