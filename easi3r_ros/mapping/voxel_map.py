@@ -23,7 +23,7 @@ SHARE = 80  # of the first median depth, where the unit is not known
 FULL, SURE, MOST = 1.0, 2.0, 6.0  # evidence by one image, from which a cell is in the map, and at most
 EMPTY = 1.0  # evidence by one image that sees through a cell
 MARGIN = 0.08  # relative error of depth: only what is nearer by more is seen through
-GROWN = 0.015  # share of the image's width by which masks are widened: outlines are where ghosts begin
+GROWN = 0.03  # share of the image's width by which masks are widened: outlines are where ghosts begin
 HALF = 1 << 20  # cells from the origin along an axis; those beyond are left out
 FREED = 0.1  # share of a full map that makes room at once
 

@@ -18,8 +18,10 @@ from easi3r_ros.mapping.voxel_map import VoxelMap
 
 GHOST = 0.5  # share of a cell's points that were seen on a mover, from which it is a ghost
 SAME = 0.3  # intersection over union of an object's pixels and a true mover's, from which one is the other
+FALSE = 0.1  # share of an object's pixels that are on true movers, up to which it is none
 SMALLEST = 0.004  # share of the image below which a true mover is not asked for
 SETTLED = 0.5  # seconds that an object is known, before its velocity counts
+TRUTH_STEP = 0.25  # seconds before and after, over which a true velocity is the mean: legs swing
 NO_MASKS = {"motion.threshold": 1.0, "motion.second_pass": False, "clouds.movers": "measured"}
 
 
@@ -42,13 +44,27 @@ class ObjectScore:
     within: float  # share of errors inside the 95 % ellipsoid of the velocity's covariance
     found: float  # share of true movers in sight that have an id
     switches: int  # times that a mover's id became another
+    false_objects: float  # reported per image, on no true mover
     movers: int  # true movers that were in sight
+
+
+def results_of(frames: Sequence[RenderedFrame], config: PipelineConfig) -> list[FrameResult]:
+    """One per frame, every frame processed."""
+    pipeline = Pipeline(config)
+    return [pipeline.push(camera_frame(frame)) for frame in frames]
 
 
 def map_scores(frames: Sequence[RenderedFrame], config: PipelineConfig) -> dict[str, MapScore]:
     """By how the map was made: without masks and without removal, with one of them, with both."""
     blind = with_settings(config, NO_MASKS)
-    masked, bare = labelled(frames, config), labelled(frames, blind)
+    return scores_of_maps(frames, results_of(frames, config), results_of(frames, blind), config)
+
+
+def scores_of_maps(
+    frames: Sequence[RenderedFrame], masked: Sequence[FrameResult], bare: Sequence[FrameResult], config: PipelineConfig
+) -> dict[str, MapScore]:
+    """As `map_scores`, of the results with masks and of those without."""
+    masked, bare = _labelled(frames, masked), _labelled(frames, bare)
     return {
         "neither": _map_score(bare, config, carve=False),
         "removal": _map_score(bare, config, carve=True),
@@ -57,15 +73,10 @@ def map_scores(frames: Sequence[RenderedFrame], config: PipelineConfig) -> dict[
     }
 
 
-def labelled(frames: Sequence[RenderedFrame], config: PipelineConfig) -> list[FrameResult]:
+def _labelled(frames: Sequence[RenderedFrame], results: Sequence[FrameResult]) -> list[FrameResult]:
     """Results in which a pixel's colour says whether it is on a true mover: 255 on all channels, else 0."""
-    pipeline, results = Pipeline(config), []
-    for frame in frames:
-        result = pipeline.push(camera_frame(frame))
-        image = np.repeat(frame.mask[..., None] * np.uint8(255), 3, axis=2)
-        # Read now: what is deferred would be computed from tensors that are gone.
-        results.append(replace(result, frame=replace(result.frame, image=image)))
-    return results
+    images = [np.repeat(frame.mask[..., None] * np.uint8(255), 3, axis=2) for frame in frames]
+    return [replace(r, frame=replace(r.frame, image=image)) for r, image in zip(results, images, strict=True)]
 
 
 def _map_score(results: Sequence[FrameResult], config: PipelineConfig, carve: bool) -> MapScore:
@@ -79,17 +90,33 @@ def _map_score(results: Sequence[FrameResult], config: PipelineConfig, carve: bo
 
 def object_score(spec: ClipSpec, frames: Sequence[RenderedFrame], config: PipelineConfig) -> ObjectScore:
     """The tracker on one clip."""
-    pipeline, tracker = Pipeline(config), ObjectTracker(config.objects, config.clouds)
-    poses, seen = [], []
-    for frame in frames:
-        result = pipeline.push(camera_frame(frame))
-        objects, ids = tracker.update(result, placed=result.state.has_pose)
-        poses.append(result.world_from_cam)
-        seen.append((objects, ids))
-    aligned = score_trajectory(np.stack(poses), np.stack([frame.view.world_from_cam for frame in frames]))
-    truth = _truth(spec, frames)
-    similarity = _similarity(np.stack(poses), aligned.aligned, aligned.scale)
-    return _object_score(frames, seen, truth, similarity)
+    return score_of_objects(spec, frames, results_of(frames, config), config)
+
+
+def score_of_objects(
+    spec: ClipSpec, frames: Sequence[RenderedFrame], results: Sequence[FrameResult], config: PipelineConfig
+) -> ObjectScore:
+    """As `object_score`, of the pipeline's results."""
+    tracker = ObjectTracker(config.objects, config.clouds)
+    seen = [tracker.update(result, placed=result.state.has_pose) for result in results]
+    poses = np.stack([result.world_from_cam for result in results])
+    aligned = score_trajectory(poses, np.stack([frame.view.world_from_cam for frame in frames]))
+    similarity = _similarity(poses, aligned.aligned, aligned.scale)
+    return _object_score(frames, seen, _truth(spec, frames), similarity)
+
+
+def with_true_depth(frames: Sequence[RenderedFrame], results: Sequence[FrameResult]) -> list[FrameResult]:
+    """Results as of a camera that measures depth: masks as found, depth and pose as they are."""
+    sure = np.full(frames[0].depth.shape, 10.0, np.float32)
+    return [
+        replace(
+            result,
+            depth=np.where(np.isfinite(frame.depth), frame.depth, np.float32(np.nan)),
+            confidence=sure,
+            world_from_cam=frame.view.world_from_cam,
+        )
+        for frame, result in zip(frames, results, strict=True)
+    ]
 
 
 def _similarity(poses: np.ndarray, aligned: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray, float]:
@@ -103,7 +130,7 @@ def _truth(spec: ClipSpec, frames: Sequence[RenderedFrame]) -> np.ndarray:
     from easi3r_lab.synthetic.presets import build_scene
 
     scene = build_scene(spec.preset, spec.seed, duration=spec.frames / spec.rate)
-    owner, step = scene.instance_of_part(), 0.05
+    owner, step = scene.instance_of_part(), TRUTH_STEP
     out = np.zeros((len(frames), owner.max() + 1, 3))
     for index, frame in enumerate(frames):
         before, after = (
@@ -124,9 +151,10 @@ def _object_score(
     rotation, offset, scale = similarity
     errors, speeds, angles, places, inside = [], [], [], [], []
     last: dict[int, int] = {}
-    switches, asked, found = 0, 0, 0
+    switches, asked, found, false = 0, 0, 0, 0
     for index, (frame, (objects, ids)) in enumerate(zip(frames, seen, strict=True)):
         known = {item.id: item for item in objects}
+        false += sum(item.seen and not frame.mask[ids == item.id].mean() > FALSE for item in objects)
         for mover in range(1, truth.shape[1]):
             pixels = frame.instances == mover
             if pixels.mean() < SMALLEST or not index:
@@ -157,6 +185,7 @@ def _object_score(
         float(np.mean(inside)) if inside else float("nan"),
         found / asked if asked else float("nan"),
         switches,
+        false / len(frames),
         len(last),
     )
 
