@@ -40,6 +40,11 @@ class CameraModel:
         self._came.set()
 
     @property
+    def known(self) -> bool:
+        """Whether any CameraInfo came."""
+        return self._last is not None
+
+    @property
     def lens(self) -> Lens | None:
         """What takes the distortion out of the images that the last answer of `matching` is about; None: nothing."""
         return self._lens

@@ -157,9 +157,8 @@ class Stream:
         """False: the image is late and left out."""
         header = self._named(arrival.message.header)
         image = self._read(arrival.message)
-        if self._first and self._node.count_publishers(self.topics.info) > 0:
-            self._camera.wait(_INFO_PATIENCE)
-        self._first = False
+        if self._first:
+            self._await_calibration()
         info, K = self._camera.matching((image.shape[1], image.shape[0]), header.frame_id)
         lens = self._camera.lens
         stamp = stamp_ns(header.stamp)
@@ -192,6 +191,20 @@ class Stream:
             )
         )
         return True
+
+    def _await_calibration(self) -> None:
+        """Before the first image."""
+        self._first = False
+        publishers = self._node.count_publishers(self.topics.info)
+        if publishers:
+            self._camera.wait(_INFO_PATIENCE)
+        if not self._camera.known:
+            who = f"{publishers} publishers sent nothing" if publishers else "nobody publishes it"
+            self._warn(
+                f"no camera_info on '{self.topics.info}' ({who}): the focal length is estimated from "
+                "backbone.horizontal_fov and the images, and lens distortion stays in them. Once one comes, tracking "
+                "starts again with it"
+            )
 
     def _named(self, header: Any) -> Any:
         """The header with a frame that tf2 takes, which then is in all outputs."""
