@@ -3,13 +3,16 @@
 `ros2 launch easi3r_ros camera.launch.py --show-args` explains the arguments.
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
-from launch import Action, LaunchContext, LaunchDescription
+from launch import Action, LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import LifecycleNode
+from launch_ros.parameter_descriptions import Parameter
 from launch_ros.substitutions import FindPackageShare
 
 # Arguments that set one parameter of the node: (argument, parameter, what it is). Empty: the parameters file counts.
@@ -23,15 +26,24 @@ SHORTCUTS = (
 
 
 def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription(live())
+
+
+def live(defaults: Mapping[str, str] = MappingProxyType({})) -> list[LaunchDescriptionEntity]:
+    """The node on a camera and its arguments; defaults: those that differ, by name."""
     autostart = DeclareLaunchArgument("autostart", default_value="true", description="Configure and activate at start.")
-    return LaunchDescription([*arguments("camera.yaml", "false"), autostart, OpaqueFunction(function=start_node)])
+    return [*arguments("camera.yaml", "false", defaults), autostart, OpaqueFunction(function=start_node)]
 
 
-def arguments(parameters: str, use_sim_time: str) -> list[DeclareLaunchArgument]:
-    """Arguments of a launch file that starts the node; parameters: the default file of config/."""
+def arguments(
+    parameters: str, use_sim_time: str, defaults: Mapping[str, str] = MappingProxyType({})
+) -> list[DeclareLaunchArgument]:
+    """Arguments of a launch file that starts the node; parameters: the default file of config/; defaults: by name."""
     file = PathJoinSubstitution([FindPackageShare("easi3r_ros"), "config", parameters])
     declared = [
-        DeclareLaunchArgument("image", default_value="image", description="Topic of the images."),
+        DeclareLaunchArgument(
+            "image", default_value=defaults.get("image", "image"), description="Topic of the images."
+        ),
         DeclareLaunchArgument(
             "camera_info", default_value="", description="Topic of the calibration; empty: camera_info beside `image`."
         ),
@@ -41,7 +53,9 @@ def arguments(parameters: str, use_sim_time: str) -> list[DeclareLaunchArgument]
         DeclareLaunchArgument("log_level", default_value="info", description="debug, info, warn or error."),
     ]
     return declared + [
-        DeclareLaunchArgument(argument, default_value="", description=f"{text} (parameter `{parameter}`).")
+        DeclareLaunchArgument(
+            argument, default_value=defaults.get(argument, ""), description=f"{text} (parameter `{parameter}`)."
+        )
         for argument, parameter, text in SHORTCUTS
     ]
 
@@ -64,19 +78,30 @@ def make_node(
     # image_transport's rule: the calibration of a/b/image is on a/b/camera_info.
     camera_info = value("camera_info") or "/".join([*image.split("/")[:-1], "camera_info"])
     given = {parameter: value(argument) for argument, parameter, _ in SHORTCUTS if value(argument)}
-    switches = {"use_sim_time": value("use_sim_time").lower() == "true", "autostart": autostart}
+    given |= {"use_sim_time": value("use_sim_time").lower() == "true", "autostart": autostart}
     return LifecycleNode(
         package="easi3r_ros",
         executable="node",
         name="easi3r",
         namespace=value("namespace"),
-        parameters=[value("params_file"), given | switches],
+        # One by one: of a dictionary launch_ros makes a file in /tmp that nobody removes.
+        parameters=[value("params_file"), *(Parameter(name, v, value_type=type(v)) for name, v in given.items())],
         remappings=[("image", image), ("image/compressed", f"{image}/compressed"), ("camera_info", camera_info)],
         arguments=["--ros-args", "--log-level", value("log_level")],
         output="screen",
         emulate_tty=True,
+        additional_env=transport(),
         on_exit=on_exit,
     )
+
+
+def transport() -> dict[str, PathJoinSubstitution]:
+    """Environment in which raw images fit into Fast DDS's shared memory (docs/cameras.md); what the user set counts."""
+    names = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")  # Fast DDS 2, 3
+    if any(name in os.environ for name in names):
+        return {}
+    file = PathJoinSubstitution([FindPackageShare("easi3r_ros"), "config", "fastdds.xml"])
+    return dict.fromkeys(names, file)
 
 
 def end_launch(_: ProcessExited, context: LaunchContext) -> list[Action]:

@@ -54,7 +54,7 @@ def run(
 ) -> None:
     """Process every frame of a recording, in order, and write masks, poses, clouds, an overlay video and a bag.
 
-    Exit status 1: done, but parts of INPUT are damaged and were left out.
+    Exit status 1: done, but parts of INPUT are damaged, late or of another size and were left out.
     """
     from functools import partial
 
@@ -72,6 +72,7 @@ def run(
         write_summary,
     )
     from easi3r_ros.io.recording import run as run_pipeline
+    from easi3r_ros.mapping.placing import offline_placing
     from easi3r_ros.messages.status import BackboneInfo
 
     chosen = {"masks": masks, "trajectory": trajectory, "clouds": clouds, "video": video, "bag": bag}
@@ -83,17 +84,21 @@ def run(
         journal = PairJournal() if globally else None
         pipeline = Pipeline(settings, journal=journal)
         suit_threads(pipeline.backbone)
+        placing = offline_placing(settings, getattr(pipeline.backbone, "metric", False))
         backbone = BackboneInfo(pipeline.backbone.name, settings.backbone.checkpoint)
         prepare_folder(out, overwrite)
         _say_backbone(backbone.name, settings)
         writers = partial(open_writers, out, outputs, frames, settings, backbone, clouds_every)
         progress = partial(frame_progress, min((n for n in (frames.length, max_frames) if n is not None), default=None))
         if journal is not None:
-            summary, alignment = run_globally(frames, pipeline, journal, writers, out, progress, max_frames)
+            summary, alignment = run_globally(
+                frames, pipeline, journal, writers, out, progress, max_frames, settings.window.late, placing
+            )
             _print_alignment(alignment)
         else:
+            late = settings.window.late
             with progress() as on_result:
-                summary = run_pipeline(frames, pipeline, writers(), max_frames, on_result)
+                summary = run_pipeline(frames, pipeline, writers(), max_frames, on_result, late, placing)
         losses = frames.losses
     write_summary(summary, out)
     _print_summary(summary, out)

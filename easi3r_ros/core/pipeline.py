@@ -22,6 +22,14 @@ from easi3r_ros.core.engine import fetch, pairs_on_host
 from easi3r_ros.core.motion import MotionCue, MotionMeter, build_cue
 from easi3r_ros.core.out_of_memory import ADVICE, OutOfMemory, attempt, release_unused
 from easi3r_ros.core.preprocess import camera_intrinsics, plan, prepare, seen_share, to_camera
+from easi3r_ros.core.sight import (
+    DOUBTFUL,
+    UNRECOGNISED,
+    is_same,
+    little_texture,
+    recognised_share,
+    why_blind,
+)
 from easi3r_ros.core.types import (
     AlignedFrame,
     Deferred,
@@ -40,6 +48,7 @@ from easi3r_ros.core.window import FrameWindow
 log = logging.getLogger(__name__)
 
 
+FROZEN_SECONDS = 2.0  # so long a camera may give the same image without a word
 USUAL_SIZES = ((1920, 1080), (640, 480))  # (W, H) of cameras; after resizing all that counts is the shape
 
 
@@ -65,6 +74,7 @@ class Pipeline:
         self._journal = journal
         self._world = 0
         self._size: tuple[int, ...] | None = None
+        self._last: Answer | None = None
         self._warm: set[tuple[int, int]] = set()  # (h, w) of network images
         self.stopwatch = StopWatch
 
@@ -107,6 +117,7 @@ class Pipeline:
         self._aligner.reset()
         self._world = 0
         self._size = None
+        self._last = None
 
     def reconfigure(self, config: PipelineConfig) -> None:
         """Apply changed live settings from the next frame on; the world goes on. Others need a new Pipeline."""
@@ -118,12 +129,30 @@ class Pipeline:
     def push(self, frame: Frame) -> FrameResult:
         """Everything known about `frame` now.
 
-        Raises FrameSizeChanged, ValueError for an unusable image, and OutOfMemory.
+        An image that repeats the last one gets its answer, and one that shows nothing is left out: neither becomes a
+        frame of the window. Raises FrameSizeChanged, ValueError for an unusable image, and OutOfMemory.
         """
         self._check_size(frame)
         watch = self.stopwatch()
         with watch("preprocess"):
             image = prepare(frame, self.backbone.input_spec, self.config.preprocess)
+            # Enlarging makes noise coarse.
+            blind = why_blind(min(frame.image, image.image, key=lambda pixels: pixels.size))
+        if self._last is not None and is_same(image.image, self._last.image):
+            return self._last.again(frame, watch)
+        result = self._unseen(image, blind, watch) if blind else self._seen(image, watch)
+        self._last = Answer(image.image, result)
+        return result
+
+    def _unseen(self, image: NetworkInput, reason: str, watch: StopWatch) -> FrameResult:
+        """The answer for an image that shows nothing."""
+        if self._last is None:
+            self._encode(image)  # raises for images of a size that the backbone cannot take
+        aligned = self._aligner.leave_out(image.frame.index, reason, image.K, image.image.shape[:2])
+        return self._result(image, None, aligned, watch)
+
+    def _seen(self, image: NetworkInput, watch: StopWatch) -> FrameResult:
+        frame = image.frame
         self._warm_up(image.image.shape[:2])
         with watch("encode"):
             self._window.add(self._encode(image))
@@ -141,8 +170,16 @@ class Pipeline:
                 masks = {index: estimate.mask for index, estimate in motion.items()}
         with watch("pointmaps"):
             geometry = self._pointmaps(answers)
+        recognised = recognised_share(frame.index, geometry)
+        if recognised < UNRECOGNISED:
+            reason = f"only {recognised:.0%} of the image is found again in those before: another scene, or a fast turn"
+            shape = image.image.shape[:2]
+            aligned = self._aligner.leave_out(frame.index, reason, image.K, shape, shows_another_scene=True)
+            self._window.mark_lost(frame.index)
+            return self._result(image, None, aligned, watch)
         with watch("alignment"):
             aligned = self._aligner.update(frame.index, geometry, masks, image.K, image.image.shape[:2])
+        aligned = doubted(aligned, image.image, recognised)
         self._take_note(aligned)
         if self._journal is not None:
             with watch("journal"):
@@ -272,6 +309,33 @@ class Pipeline:
             latency_ms=watch.milliseconds,
             evidence=Deferred(maps.evidence),
         )
+
+
+class Answer(NamedTuple):
+    """What was said about the last image."""
+
+    image: np.ndarray  # (h, w, 3) uint8 RGB, the network image
+    result: FrameResult
+
+    def again(self, frame: Frame, watch: StopWatch) -> FrameResult:
+        """The same, for an image that repeats it; with a word once nobody can tell whether the camera still works."""
+        result = self.result
+        seconds = (frame.stamp_ns - result.frame.stamp_ns) * 1e-9
+        same = {"state": result.state, "reason": result.reason}
+        if seconds > FROZEN_SECONDS and result.state is TrackingState.TRACKING:
+            reason = f"the same image for {seconds:.0f} s: the camera hangs, or nothing at all happens in a simulation"
+            same = {"state": TrackingState.DEGRADED, "reason": reason}
+        return result.changed(frame=frame, latency_ms=watch.milliseconds, **same)
+
+
+def doubted(aligned: AlignedFrame, image: np.ndarray, recognised: float) -> AlignedFrame:
+    """A frame with a place, DEGRADED where its image is a weak reason for it."""
+    if aligned.state is not TrackingState.TRACKING:
+        return aligned
+    reason = little_texture(image)
+    if not reason and recognised < DOUBTFUL:
+        reason = f"only {recognised:.0%} of the image is found again in those before"
+    return replace(aligned, state=TrackingState.DEGRADED, reason=reason) if reason else aligned
 
 
 class CameraMaps:

@@ -196,6 +196,23 @@ class AlignedFrame:
     world: int = 0
 
 
+class ScaleState(Enum):
+    ARBITRARY = "arbitrary"  # one unit is an unknown length, and nobody was asked how long it is
+    UNLOCKED = "unlocked"  # somebody was asked, and the answer is not sure yet: what has a length is withheld
+    LOCKED = "locked"  # one unit is one metre
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the unit of the alignment is worth."""
+
+    source: str = "none"  # as `ScaleConfig.source`
+    state: ScaleState = ScaleState.ARBITRARY
+    metres: float = 1.0  # per unit of the alignment; while UNLOCKED the estimate so far, NaN if there is none
+    sigma: float = float("nan")  # relative standard deviation of `metres`; NaN: not known
+    reason: str = ""  # why it is not LOCKED, for a person
+
+
 @dataclass(frozen=True)
 class Deferred:
     """A value that is computed when it is asked for."""
@@ -242,10 +259,25 @@ class FrameResult:
     latency_ms: dict[str, float]  # wall time per stage; "output" grows with the maps that are read
     evidence: dict[str, np.ndarray] = OnDemand()  # per cue, at the backbone's size, for debugging
     world: int = 0  # as AlignedFrame
+    scale: Scale = Scale()  # lengths here are multiplied by it if it is LOCKED
+
+    @property
+    def withheld(self) -> bool:
+        """Metres were asked for and are not known yet: depth, points and poses must not be passed on."""
+        return self.scale.state is ScaleState.UNLOCKED
 
     def __getstate__(self) -> dict[str, Any]:
         """Computed: what is deferred does not outlive this process."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
+
+    def changed(self, **values: Any) -> FrameResult:
+        """As dataclasses.replace, but what nobody has read yet stays uncomputed; the two compute it once together."""
+        kept = {item.name: self._handed_on(item.name) for item in fields(self) if item.name not in values}
+        return FrameResult(**kept, **values)
+
+    def _handed_on(self, name: str) -> Any:
+        value = self.__dict__[name]
+        return Deferred(lambda: getattr(self, name)) if isinstance(value, Deferred) else value
 
 
 @dataclass(frozen=True)

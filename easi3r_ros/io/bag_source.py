@@ -12,9 +12,10 @@ from typing import Any
 from easi3r_ros.core.types import Frame
 from easi3r_ros.io.sources import BAG_SUFFIXES, Damage, FrameSource, SourceError
 from easi3r_ros.libraries import needed
+from easi3r_ros.messages.bit_depth import ImageReader
 from easi3r_ros.messages.calibration import CameraModel
-from easi3r_ros.messages.images import ConversionError, rgb_from_compressed
-from easi3r_ros.messages.ros_libraries import camera_image
+from easi3r_ros.messages.images import ConversionError
+from easi3r_ros.messages.plausible import tf_name
 
 with needed("rosbags"):
     from rosbags.highlevel import AnyReader
@@ -79,7 +80,7 @@ def _damaged(path: Path, error: Exception) -> SourceError:
 
 log = logging.getLogger(__name__)
 
-DECODERS = {"sensor_msgs/msg/Image": camera_image, "sensor_msgs/msg/CompressedImage": rgb_from_compressed}
+DECODERS = {"sensor_msgs/msg/Image": ImageReader.raw, "sensor_msgs/msg/CompressedImage": ImageReader.compressed}
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 
 
@@ -122,7 +123,7 @@ class BagSource(FrameSource):
     def __iter__(self) -> Iterator[Frame]:
         camera = CameraModel("rect" in self.topic, log.warning)
         self._prime(camera)
-        damage, index = Damage(self), -1
+        reader, damage, index = ImageReader(), Damage(self), -1
         for connection, time_ns, raw in read_messages(self._reader, self.path, self._images.connections + self._info):
             if connection.msgtype == CAMERA_INFO:
                 self._update(camera, raw, connection)
@@ -130,7 +131,7 @@ class BagSource(FrameSource):
             index += 1
             try:
                 message = self._deserialize(raw, connection)
-                image = DECODERS[connection.msgtype](message)
+                image = DECODERS[connection.msgtype](reader, message)
             except ConversionError as error:
                 damage.leave_out(f"'{self.path}', {self.topic}, image {index} (recorded at {time_ns} ns)", error)
                 continue
@@ -138,7 +139,7 @@ class BagSource(FrameSource):
             header = message.header
             self._camera_info, K = camera.matching((image.shape[1], image.shape[0]), header.frame_id)
             stamp = header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
-            yield Frame(index, stamp, header.frame_id, image, K)
+            yield Frame(index, stamp, tf_name(header.frame_id), image, K)
         damage.end()
 
     def close(self) -> None:

@@ -42,7 +42,6 @@ class BagWriter(ResultWriter):
         """camera_info(): the CameraInfo received with the frame that is being written. Raises WriteError."""
         self._backbone, self._camera_info = backbone, camera_info
         self._folder, self._record_file = folder, record
-        self._messages = ResultMessages(MAP_FRAME, PATH_LENGTH, clouds)
         self._messages = ResultMessages(MAP_FRAME, PATH_LENGTH, clouds, PATH_PERIOD)
         self._stamps: dict[int, int] = {}
         self._count = 0

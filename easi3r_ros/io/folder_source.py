@@ -20,11 +20,12 @@ from easi3r_ros.io.sources import (
     stamp_at,
 )
 from easi3r_ros.libraries import needed
-from easi3r_ros.messages.images import ConversionError, require_complete
+from easi3r_ros.messages.bit_depth import BitDepth
+from easi3r_ros.messages.images import ConversionError, require_complete, to_8bit
 
 DEFAULT_RATE = 30.0
 # The calibration belongs to the pixels as they are stored, so an EXIF orientation is not applied.
-FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 class FolderSource(FrameSource):
@@ -49,10 +50,10 @@ class FolderSource(FrameSource):
         return self._rate
 
     def __iter__(self) -> Iterator[Frame]:
-        damage = Damage(self)
+        damage, depth = Damage(self), BitDepth()
         for index, file in enumerate(self._files):
             try:
-                image = _read(file)
+                image = _read(file, depth)
             except (ConversionError, OSError) as error:
                 damage.leave_out(f"'{file}'", getattr(error, "strerror", None) or error)
                 continue
@@ -64,7 +65,7 @@ class FolderSource(FrameSource):
         """Nothing stays open between frames."""
 
 
-def _read(file: Path) -> np.ndarray:
+def _read(file: Path, depth: BitDepth) -> np.ndarray:
     """(H, W, 3) uint8 RGB. Raises ConversionError and OSError."""
     data = file.read_bytes()
     require_complete(data, "the file")
@@ -74,4 +75,4 @@ def _read(file: Path) -> np.ndarray:
         bgr = None
     if bgr is None:
         raise ConversionError("it cannot be decoded as an image" if data else "the file is empty")
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    return to_8bit(cv2.cvtColor(depth.widened(bgr), cv2.COLOR_BGR2RGB))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from easi3r_ros.io.calibration_file import load_calibration
 from easi3r_ros.io.sources import (
     BAG_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -14,7 +15,6 @@ from easi3r_ros.io.sources import (
     FrameSource,
     SourceError,
     image_files,
-    load_calibration,
 )
 
 OPENERS = "easi3r_ros.sources"  # group of entry points that make sources of names such as synthetic:walkers

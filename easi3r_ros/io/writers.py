@@ -5,6 +5,7 @@ Every writer keeps its files readable after each result, or, where the format do
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +21,8 @@ from easi3r_ros.core.config import CloudConfig
 from easi3r_ros.core.types import FrameResult, PointCloud
 from easi3r_ros.io.manifest import Record
 from easi3r_ros.io.video_source import import_av, words
+
+log = logging.getLogger(__name__)
 
 VERTEX = np.dtype(
     [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1"), ("confidence", "<f4")]
@@ -117,8 +120,8 @@ class TrajectoryWriter(ResultWriter):
     """world_from_cam, a line per frame, in the TUM format: stamp tx ty tz qx qy qz qw (seconds, world units).
 
     Stamps are made from the integer nanoseconds, so that they compare equal to the input's. A frame without a pose
-    (before tracking starts, or lost) has no line. A comment says where a new world starts, if nothing was left to
-    attach to.
+    (before tracking starts, or lost), or without metres that were asked for, has no line, nor has one that is not
+    later than the line before it. A comment says where a new world starts, if nothing was left to attach to.
     """
 
     def __init__(self, path: Path, record: Record = unrecorded):
@@ -127,10 +130,12 @@ class TrajectoryWriter(ResultWriter):
         self._file.write("# stamp[s] tx ty tz qx qy qz qw\n")
         self._file.flush()
         self._world: int | None = None
+        self._last_ns: int | None = None
+        self._told = False
         record(path, False)
 
     def write(self, result: FrameResult) -> None:
-        if not result.state.has_pose:
+        if not result.state.has_pose or result.withheld or not self._is_later(result.frame.stamp_ns):
             return
         if self._world not in (None, result.world):
             self._file.write("# a new world: poses and lengths below must not be compared with those above\n")
@@ -140,6 +145,16 @@ class TrajectoryWriter(ResultWriter):
         values = [*pose[:3, 3], *Rotation.from_matrix(pose[:3, :3]).as_quat()]
         self._file.write(f"{seconds}.{nanoseconds:09d} {' '.join(f'{value:.9g}' for value in values)}\n")
         self._file.flush()
+
+    def _is_later(self, stamp_ns: int) -> bool:
+        """Than the last line: whoever reads the file takes that for granted."""
+        later = self._last_ns is None or stamp_ns > self._last_ns
+        if later:
+            self._last_ns = stamp_ns
+        elif not self._told:
+            self._told = True
+            log.warning("'%s' leaves poses out: their stamps are not later than those before them", self._path)
+        return later
 
     def close(self) -> None:
         self._file.close()
@@ -163,7 +178,7 @@ class CloudWriter(ResultWriter):
         record(self._static_path, False)
 
     def write(self, result: FrameResult) -> None:
-        if result.frame.index % self._every or not result.state.has_pose:
+        if result.frame.index % self._every or not result.state.has_pose or result.withheld:
             return
         static, dynamic = (in_world(cloud, result.world_from_cam) for cloud in split_cloud(result, self._config))
         self._static.append(static)

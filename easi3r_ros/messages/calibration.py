@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from easi3r_ros.messages.images import Intrinsics, intrinsics
+from easi3r_ros.messages.plausible import tf_name
 
 
 class CameraModel:
@@ -17,8 +18,10 @@ class CameraModel:
     warn(text): called once per kind of problem.
     """
 
-    def __init__(self, rectified: bool, warn: Callable[[str], None]):
+    def __init__(self, rectified: bool, warn: Callable[[str], None], strict: bool = False):
+        """strict: a CameraInfo with another frame_id than the image's is not taken."""
         self._rectified = rectified
+        self._strict = strict
         self._warn = warn
         self._warned: set[str] = set()
         self._came = threading.Event()
@@ -52,11 +55,12 @@ class CameraModel:
                 "Connect the camera_info that belongs to the image topic".format(*model.size, *size),
             )
             return None, None
-        if info.header.frame_id != frame_id:
+        if tf_name(info.header.frame_id) != tf_name(frame_id) and not self._taken_from_another_frame(info, frame_id):
+            return None, None
+        if model.implausible:
             self._warn_once(
-                "frame",
-                f"camera_info has frame_id '{info.header.frame_id}', the images have '{frame_id}': ignoring it. "
-                "Connect the camera_info that belongs to the image topic",
+                "implausible",
+                f"camera_info is not used, the focal length is estimated: {model.implausible}. Calibrate the camera",
             )
             return None, None
         if model.K is None:
@@ -68,6 +72,15 @@ class CameraModel:
                 "edges. Connect the rectified image (image_proc), and set image_rectified if its topic has no 'rect'",
             )
         return info, model.K
+
+    def _taken_from_another_frame(self, info: Any, frame_id: str) -> bool:
+        """Drivers disagree about whether it is the body's frame or the optical one; topic and size are what counts."""
+        what = f"camera_info has frame_id '{info.header.frame_id}', the images have '{frame_id}'"
+        if self._strict:
+            self._warn_once("frame", f"{what}: ignoring it, because camera_info_strict is set")
+        else:
+            self._warn_once("frame", f"{what}: it is taken, because topic and size fit (camera_info_strict refuses it)")
+        return not self._strict
 
     def _warn_once(self, key: str, text: str) -> None:
         if key not in self._warned:

@@ -21,7 +21,8 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.service import Service
 from rclpy.signals import SignalHandlerOptions
@@ -34,14 +35,16 @@ from easi3r_ros.libraries import MissingLibrary
 from easi3r_ros.messages.status import BackboneInfo
 from easi3r_ros.ros import params, spinning
 from easi3r_ros.ros.logs import RosLogHandler, Throttle
-from easi3r_ros.ros.monitor import state_diagnostic
+from easi3r_ros.ros.monitor import starves, state_diagnostic
 from easi3r_ros.ros.outputs import Outputs
 from easi3r_ros.ros.rclpy_gaps import release_state_machine
 from easi3r_ros.ros.stream import Stream
 from easi3r_ros.ros.tracker import PipelineFactory, Tracker, warm_pipeline
+from easi3r_ros.ros.world import World, check_world
 from easi3r_ros.srv import SaveMap
 
 _REPEAT_SECONDS = 10.0
+TIME_LOOP = 0.1  # seconds that simulated time goes back; less is a clock that two publish
 # Of an interrupted node, for the image or the transition in hand; less than signals.PATIENCE, to say goodbye as well.
 _END_PATIENCE = 0.7
 _TRANSITIONS = {
@@ -111,8 +114,20 @@ class Easi3rNode(LifecycleNode):
         self._saving = spinning.Background(self)
         self.create_service(SaveMap, "~/save_map", self._on_save_map, callback_group=ReentrantCallbackGroup())
         self._answer_change_requests()
+        self._watch_simulated_time()
         # Wall time: with simulated time a paused bag would silence the diagnostics about it.
         self.create_timer(1.0, self._every_second, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _watch_simulated_time(self) -> None:
+        """A loop of a simulation or a bag begins a new world, however short; in bag_mode the stamps alone decide."""
+        back = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-TIME_LOOP), on_clock_change=False)
+
+        def jumped(jump: TimeJump) -> None:
+            stream, bag_mode = self._stream, self._parameters_guard.settings.node.bag_mode
+            if stream is not None and not bag_mode and stream.reset(lambda: None):
+                self._warn(f"simulated time jumped back by {-jump.delta.nanoseconds / 1e9:.3f} s: a new world begins")
+
+        self._time_jumps = self.get_clock().create_jump_callback(back, post_callback=jumped)
 
     def _answer_change_requests(self) -> None:
         """Transitions on a thread of their own, so that everything else is answered meanwhile; refusals in words.
@@ -169,6 +184,7 @@ class Easi3rNode(LifecycleNode):
             settings, self._fixed = self._parameters_guard.settings, True
         try:
             engine = Tracker(settings.pipeline, self._on_restart, self._make_pipeline)
+            check_world(settings, engine.backbone)
             outputs = Outputs(self, settings, self._warn)
         except Exception as error:  # a lifecycle node answers every failure with a state, never with its end
             self._fixed = False
@@ -192,8 +208,11 @@ class Easi3rNode(LifecycleNode):
     @_told
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         result = super().on_activate(state)  # publishers first: the stream starts to publish at once
-        config = self._parameters_guard.settings.node
-        stream = Stream(self, config, self._engine, self._outputs, self._backbone, self._warn, self._error)
+        settings = self._parameters_guard.settings
+        world = World(self, settings, self._engine.backbone, self._outputs.tf, self._warn)
+        stream = Stream(
+            self, settings.node, self._engine, self._outputs, self._backbone, world, self._warn, self._error
+        )
         self._stream = stream
         try:
             stream.start()
@@ -311,7 +330,7 @@ class Easi3rNode(LifecycleNode):
         return response
 
     def _every_second(self) -> None:
-        stream, name = self._stream, self.get_name()
+        stream, name = self._stream, self.get_fully_qualified_name().lstrip("/")
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
         if stream is None:
@@ -319,12 +338,11 @@ class Easi3rNode(LifecycleNode):
         else:
             stream.check()
             silent = self._warn_if_silent(stream)
-            message.status = [
-                stream.monitor.input_diagnostic(
-                    name, stream.topics.image, stream.worker.counts, silent, stream.worker.paused
-                ),
-                stream.monitor.tracking_diagnostic(name, self._backbone),
-            ]
+            came = stream.monitor.input_diagnostic(
+                name, stream.topics.image, stream.worker.counts, silent, stream.worker.paused, self._why_silent
+            )
+            starved = came.message if starves(came) else ""
+            message.status = [came, stream.monitor.tracking_diagnostic(name, self._backbone, starved)]
         self._diagnostics.publish(message)
 
     def _why_not_active(self) -> tuple[bytes, str]:

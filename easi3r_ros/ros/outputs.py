@@ -17,7 +17,8 @@ from easi3r_ros.messages.results import DEBUG_TOPICS, TOPICS, ResultMessages
 from easi3r_ros.messages.stacks import DEPTH_TOPICS, STACK_TOPICS
 from easi3r_ros.ros.params import Settings
 from easi3r_ros.ros.surroundings import MAP_TOPICS, Surroundings
-from easi3r_ros.ros.tf import CameraBroadcaster
+from easi3r_ros.ros.tf import TfBroadcaster, TfFrames, TfListener
+from easi3r_ros.ros.world import needs_tf
 
 # Reliable. A recorder of a bag's results must get every one even if it is slow for a moment.
 _DEPTH, _BAG_DEPTH = 10, 200
@@ -34,7 +35,8 @@ class Outputs:
     def __init__(self, node: LifecycleNode, settings: Settings, warn: Callable[[str], None]):
         self._node = node
         self._publishers: dict[str, Any] = {}
-        self._broadcaster: CameraBroadcaster | None = None
+        self._broadcaster: TfBroadcaster | None = None
+        self.tf: TfListener | None = None  # where tf_mode, level or scale.source need it
         config, clouds = settings.node, settings.pipeline.clouds
         self._results = ResultMessages(config.map_frame, config.path_length, clouds, config.path_period)
         self.surroundings = Surroundings(config.map_frame, settings.pipeline, self.wanted, self.send, warn)
@@ -54,6 +56,8 @@ class Outputs:
         """A new world: what was said about the old one does not belong to it."""
         self._results.restart()
         self.surroundings.restart()
+        if self._broadcaster:
+            self._broadcaster.restart()
 
     def publish(
         self, result: FrameResult, header: Header, camera_info: CameraInfo | None, body: np.ndarray | None = None
@@ -64,9 +68,8 @@ class Outputs:
         """
         for name, message in self._results.make(result, header, camera_info, self.wanted):
             self.send(name, message)
-        transform = self._results.transform(result, header)
-        if self._broadcaster and transform:
-            self._broadcaster.send(transform)
+        if self._broadcaster and result.state.has_pose and not result.withheld:
+            self._broadcaster.send(result.world_from_cam, header)
         self.surroundings.publish(result, header, body)
 
     def send(self, name: str, message: Any) -> None:
@@ -79,6 +82,8 @@ class Outputs:
     def close(self) -> None:
         if self._broadcaster:
             self._broadcaster.close()
+        if self.tf:
+            self.tf.close()
         for publisher in self._publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
 
@@ -92,8 +97,12 @@ class Outputs:
                 _LATCHED if name in MAP_TOPICS else QoSProfile(depth=depth),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
-        if settings.node.tf_mode == "map_to_camera":
-            self._broadcaster = CameraBroadcaster(self._node, settings.node.map_frame, warn)
+        config = settings.node
+        if needs_tf(settings):
+            self.tf = TfListener(self._node)
+        if config.tf_mode != "none":
+            frames = TfFrames(config.map_frame, config.odom_frame, config.base_frame)
+            self._broadcaster = TfBroadcaster(self._node, self.tf, config.tf_mode, frames, config.tf_tolerance, warn)
 
     def wanted(self, name: str) -> bool:
         """Whether anybody listens."""

@@ -9,10 +9,12 @@ from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
 
+from easi3r_ros.core.continuity import LateImage
+from easi3r_ros.messages.bit_depth import ImageReader
 from easi3r_ros.messages.calibration import CameraModel
 from easi3r_ros.messages.conversions import stamp_ns
-from easi3r_ros.messages.images import ConversionError, rgb_from_compressed
-from easi3r_ros.messages.ros_libraries import camera_image
+from easi3r_ros.messages.images import ConversionError
+from easi3r_ros.messages.plausible import tf_name
 from easi3r_ros.messages.status import BackboneInfo, Timing, status_message, total_latency_ms
 from easi3r_ros.ros.companions import Companions
 from easi3r_ros.ros.inputs import CameraInput, camera_topics
@@ -22,11 +24,11 @@ from easi3r_ros.ros.params import NodeConfig
 from easi3r_ros.ros.spinning import wake
 from easi3r_ros.ros.tracker import Tracker
 from easi3r_ros.ros.worker import Worker
+from easi3r_ros.ros.world import World
 
 _BAG_CAPACITY = 4
 # A camera_info that somebody publishes is waited for this long, so that tracking need not start twice.
 _INFO_PATIENCE = 2.0
-_READERS = {"raw": camera_image, "compressed": rgb_from_compressed}
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Arrival:
 
 
 class Stream:
-    """From `start` to `close`.
+    """From `start` to `close`, of `world` too.
 
     warn(text), error(text, exception): for a person; may be called from any thread.
     """
@@ -48,6 +50,7 @@ class Stream:
         engine: Tracker,
         outputs: Outputs,
         backbone: BackboneInfo,
+        world: World,
         warn: Callable[[str], None],
         error: Callable[[str, Exception], None],
     ):
@@ -55,12 +58,14 @@ class Stream:
         self._engine = engine
         self._outputs = outputs
         self._backbone = backbone
+        self._world = world
         self._error = error
-        self._read = _READERS[config.image_transport]
+        reader = ImageReader(config.image_bits)
+        self._read = {"raw": reader.raw, "compressed": reader.compressed}[config.image_transport]
         self._first = True
         self.monitor = Monitor()
         self.topics = camera_topics(node, config.image_transport)
-        self._camera = CameraModel(_is_rectified(config, self.topics.image), warn)
+        self._camera = CameraModel(_is_rectified(config, self.topics.image), warn, config.camera_info_strict)
         self._config = config
         self._warn = warn
         self.worker: Worker[Arrival] = Worker(
@@ -118,6 +123,7 @@ class Stream:
         if camera:
             camera.close()
         self._camera.stop_waiting()
+        self._world.close()
         self._companions.close()
         return self.worker.stop(patience)
 
@@ -139,6 +145,7 @@ class Stream:
     def on_restart(self) -> None:
         """The engine started a new world."""
         self.monitor.restarted()
+        self._world.placing.restart()
         self._outputs.restart()
         self._companions.restart()
 
@@ -146,8 +153,9 @@ class Stream:
         self.monitor.image_came()
         self.worker.submit(Arrival(message, time.perf_counter()))
 
-    def _process(self, arrival: Arrival) -> None:
-        header = arrival.message.header
+    def _process(self, arrival: Arrival) -> bool:
+        """False: the image is late and left out."""
+        header = self._named(arrival.message.header)
         image = self._read(arrival.message)
         if self._first and self._node.count_publishers(self.topics.info) > 0:
             self._camera.wait(_INFO_PATIENCE)
@@ -156,7 +164,13 @@ class Stream:
         stamp = stamp_ns(header.stamp)
         size = (image.shape[1], image.shape[0])
         excluded = self._companions.before(stamp, size)
-        result = self._engine.process(image, stamp, header.frame_id, K, excluded)
+        try:
+            result = self._engine.process(image, stamp, header.frame_id, K, excluded)
+        except LateImage as late:
+            self.monitor.late += 1
+            self._warn(f"'{self.topics.image}': {late}")
+            return False
+        result = self._world.placing.place(result)
         self._outputs.publish(result, header, info, self._companions.body(size))
         self._companions.publish(result, arrival.message, info)
         latency_ms = (time.perf_counter() - arrival.when) * 1e3
@@ -173,6 +187,15 @@ class Stream:
                 replace(counts, processed=counts.processed + 1),
             )
         )
+        return True
+
+    def _named(self, header: Any) -> Any:
+        """The header with a frame that tf2 takes, which then is in all outputs."""
+        name = tf_name(header.frame_id)
+        if name != header.frame_id:
+            self._warn(f"the images have frame_id '{header.frame_id}', which tf2 refuses: '{name}' is used")
+            header.frame_id = name
+        return header
 
     def _failed(self, error: Exception) -> None:
         if isinstance(error, ConversionError):
