@@ -75,7 +75,7 @@ class Run:
 
     def __init__(self, client, name, *arguments, listen=("status",)):
         self.client, self.name, self.stamp = client, name, 2**40
-        arguments = ("-p", "tf_mode:=none", "-p", "level:=none", "-p", "clouds.movers:=measured", *arguments)
+        arguments = ("-p", "tf_mode:=none", "-p", "clouds.movers:=measured", *arguments)
         self.running = RunningNode("-r", f"__node:={name}", *arguments, make_pipeline=Walker)
         for each in listen:
             client.listen(OBJECTS[each], f"/{name}/{each}")
