@@ -169,6 +169,8 @@ class CrossingCounter(TorchDispatchMode):
         }
     )
 
+    COPIES = frozenset({"_to_copy", "copy_", "to", "cpu", "cuda"})  # in inference mode `to` comes undivided
+
     def __init__(self, device: torch.device | None = None) -> None:
         """device: where the full-size tensors are; None: a CPU."""
         super().__init__()
@@ -185,7 +187,7 @@ class CrossingCounter(TorchDispatchMode):
         if name in self.WAITING and self._concerns_device(args):
             self.by_name[name] += 1
         result = function(*args, **kwargs)
-        if name in ("_to_copy", "copy_") and self._changes_device(args, result):
+        if name in self.COPIES and self._changes_device(args, result):
             self.by_name[name] += 1
         if name.startswith("index") and self._selects_by_mask(args) and self._concerns_device(args):
             self.by_name["index by a mask"] += 1
