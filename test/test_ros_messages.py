@@ -3,7 +3,6 @@
 import array
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -497,21 +496,3 @@ class TestMonitor:
         monitor.finished(result(state=state), 1.0)
         status = monitor.tracking_diagnostic("easi3r", BackboneInfo("classical", ""))
         assert status.level == level and status.message.startswith(state.value)
-
-
-def test_second_parent():
-    tf = pytest.importorskip("easi3r_ros.ros.tf", reason="no ROS 2 here")
-
-    def heard(parent, child):
-        return SimpleNamespace(header=SimpleNamespace(frame_id=parent), child_frame_id=child)
-
-    watch = tf.ParentWatch()
-    watch.hear([heard("base", "link")], static=True)
-    assert watch.other_parent("link", "map") == "base"
-    watch.hear([heard("odom", "cam")], static=False)
-    assert watch.other_parent("cam", "map") is None, "moving frames are kept only where asked for"
-    watch.watch("cam")
-    watch.hear([heard("map", "cam")], static=False)
-    assert watch.other_parent("cam", "map") is None, "one's own broadcast is no conflict"
-    watch.hear([heard("odom", "cam")], static=False)
-    assert watch.other_parent("cam", "map") == "odom"

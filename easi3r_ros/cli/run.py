@@ -72,6 +72,7 @@ def run(
         write_summary,
     )
     from easi3r_ros.io.recording import run as run_pipeline
+    from easi3r_ros.mapping.placing import offline_placing
     from easi3r_ros.messages.status import BackboneInfo
 
     chosen = {"masks": masks, "trajectory": trajectory, "clouds": clouds, "video": video, "bag": bag}
@@ -83,6 +84,7 @@ def run(
         journal = PairJournal() if globally else None
         pipeline = Pipeline(settings, journal=journal)
         suit_threads(pipeline.backbone)
+        placing = offline_placing(settings, getattr(pipeline.backbone, "metric", False))
         backbone = BackboneInfo(pipeline.backbone.name, settings.backbone.checkpoint)
         prepare_folder(out, overwrite)
         _say_backbone(backbone.name, settings)
@@ -90,12 +92,13 @@ def run(
         progress = partial(frame_progress, min((n for n in (frames.length, max_frames) if n is not None), default=None))
         if journal is not None:
             summary, alignment = run_globally(
-                frames, pipeline, journal, writers, out, progress, max_frames, late=settings.window.late
+                frames, pipeline, journal, writers, out, progress, max_frames, settings.window.late, placing
             )
             _print_alignment(alignment)
         else:
+            late = settings.window.late
             with progress() as on_result:
-                summary = run_pipeline(frames, pipeline, writers(), max_frames, on_result, late=settings.window.late)
+                summary = run_pipeline(frames, pipeline, writers(), max_frames, on_result, late, placing)
         losses = frames.losses
     write_summary(summary, out)
     _print_summary(summary, out)

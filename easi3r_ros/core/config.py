@@ -153,8 +153,69 @@ class CloudConfig:
 
 
 @dataclass(frozen=True)
+class ScaleConfig:
+    source: str = setting(
+        "auto",
+        "Where metres come from. odometry: how far the robot drove; depth: a depth image on `depth`; camera_height: "
+        "the ground below the camera; checkpoint: a metric network; fixed: scale.metres_per_unit; none: lengths stay "
+        "as the backbone gives them; auto: checkpoint for metric networks, else odometry with tf_mode map_to_odom, "
+        "else none.",
+        choices=("auto", "none", "checkpoint", "odometry", "depth", "camera_height", "fixed"),
+    )
+    odometry: str = setting(
+        "tf",
+        "With source odometry. tf: odom_frame -> the camera on /tf; topic: nav_msgs/Odometry on `odom`, with TF from "
+        "its child_frame_id to the camera.",
+        choices=("tf", "topic"),
+    )
+    camera_height: float = setting(
+        0.0, "With source camera_height: metres from the ground to the camera.", low=0.0, high=1000.0
+    )
+    metres_per_unit: float = setting(1.0, "With source fixed: metres per unit of the world.", low=1e-6, high=1e6)
+
+
+@dataclass(frozen=True)
+class ObjectConfig:
+    min_area: float = setting(
+        0.002, "Share of the image below which a group of moving pixels is no object.", low=0.0, high=1.0, live=True
+    )
+    depth_gap: float = setting(
+        0.2,
+        "Relative step in depth between neighbouring moving pixels at which one object ends and another begins.",
+        low=0.01,
+        high=10.0,
+        live=True,
+    )
+    min_hits: int = setting(
+        3, "Images that must show an object before it is reported; it has its id from the first.", low=1, high=100
+    )
+    keep: float = setting(
+        1.0, "Seconds for which an object that is out of sight keeps its id.", low=0.0, high=60.0, live=True
+    )
+
+
+@dataclass(frozen=True)
+class MapConfig:
+    enabled: bool = setting(
+        False, "Keep the map of the static world also while nobody subscribes to it, for who comes late and ~/save_map."
+    )
+    voxel_size: float = setting(
+        0.0,
+        "Edge of the map's cells, world units; 0: 0.05 m where these are metres, else 1/80 of the first median depth.",
+        low=0.0,
+        high=100.0,
+    )
+    max_voxels: int = setting(
+        300_000, "Cells that the map holds at most; those seen longest ago make room.", low=1000, high=20_000_000
+    )
+    period: float = setting(
+        1.0, "Seconds between messages on ~/map, by the images' stamps: each repeats it all.", low=0.0, high=3600.0
+    )
+
+
+@dataclass(frozen=True)
 class PipelineConfig:
-    """Everything `Pipeline` needs."""
+    """Everything that is done with images; `level` and `scale` after the `Pipeline`, when results go out."""
 
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -162,6 +223,16 @@ class PipelineConfig:
     motion: MotionConfig = field(default_factory=MotionConfig)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     clouds: CloudConfig = field(default_factory=CloudConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+    level: str = setting(
+        "camera",
+        "How the world gets its z axis up (REP-103) at start. camera: as if the first image was level; imu: gravity "
+        "from sensor_msgs/Imu on `imu`; tf: base_frame is upright; none: not at all, its axes are the first camera's "
+        "optical ones, z forward and y down.",
+        choices=("none", "camera", "imu", "tf"),
+    )
+    objects: ObjectConfig = field(default_factory=ObjectConfig)
+    map: MapConfig = field(default_factory=MapConfig)
 
 
 def settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Field, Any]]:

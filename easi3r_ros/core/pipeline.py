@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
@@ -250,7 +250,8 @@ class Pipeline:
             evidence = {answer.edge: answer.evidence for answer in told}
             answers = [replace(a, evidence=evidence[a.edge]) for a in with_pointmaps(answers, made)]
         self._window.record(answers)
-        return answers, self._cue.estimate(self._window.features, self._window.evidence)
+        found = self._cue.estimate(self._window.features, self._window.evidence)
+        return answers, with_excluded(found, self._window.features)
 
     def _build_cue(self, config: PipelineConfig) -> MotionCue:
         return build_cue(config.motion, self.backbone.has_attention)
@@ -350,17 +351,20 @@ class CameraMaps:
     ):
         """motion: None: nothing is known. watch: every call counts as "output"."""
         self._transform, self._shape = image.transform, image.image.shape[:2]
+        self._excluded = image.frame.excluded  # at the camera's size, so that it comes out as it came in
         self._motion, self._aligned, self._config, self._watch = motion, aligned, config, watch
 
     def mask(self) -> np.ndarray:
         """(H, W) bool."""
         with self._watch("output"):
-            return to_camera(self._on_host.mask, self._transform, fill=0.0, smooth=True) > 0.5
+            mask = to_camera(self._on_host.mask, self._transform, fill=0.0, smooth=True) > 0.5
+            return mask if self._excluded is None else mask | self._excluded
 
     def probability(self) -> np.ndarray:
         """(H, W) float32; 0 in what the crop removed."""
         with self._watch("output"):
-            return to_camera(self._on_host.probability, self._transform, fill=0.0, smooth=True)
+            probability = to_camera(self._on_host.probability, self._transform, fill=0.0, smooth=True)
+            return probability if self._excluded is None else np.where(self._excluded, np.float32(1), probability)
 
     def depth(self) -> np.ndarray:
         """(H, W) float32; NaN in what the crop removed."""
@@ -427,6 +431,25 @@ def with_pointmaps(answers: Sequence[PairAnswer], made: Sequence[PairGeometry]) 
     """The answers, in their order, where those of which the pointmaps were made take the place of the others."""
     complete = {pair.edge: pair for pair in made}
     return [complete.get(answer.edge, answer) for answer in answers]
+
+
+def with_excluded(found: dict[int, MotionEstimate], window: Mapping[int, Features]) -> dict[int, MotionEstimate]:
+    """The motion in each frame, and with it what somebody else said of it (`Frame.excluded`), as certain."""
+    told = {index: f.input.excluded for index, f in window.items() if f.input.excluded is not None}
+    if not told:
+        return found
+    out = dict(found)
+    for index, excluded in told.items():
+        estimate = found.get(index)
+        mask = torch.from_numpy(excluded)
+        if estimate is None:
+            out[index] = MotionEstimate(index, mask.float(), mask)
+        else:
+            mask = mask.to(estimate.mask.device)
+            out[index] = replace(
+                estimate, mask=estimate.mask | mask, probability=estimate.probability.masked_fill(mask, 1.0)
+            )
+    return out
 
 
 def _wxh(shape: tuple[int, ...]) -> str:

@@ -28,6 +28,7 @@ class Frame:
     frame_id: str  # optical frame of the camera
     image: np.ndarray  # (H, W, 3) uint8 RGB
     K: np.ndarray | None = None  # (3, 3) float64 pinhole intrinsics in pixels of `image`; None: not known
+    excluded: np.ndarray | None = None  # (H, W) bool, True where somebody else knows of movers; None: nobody does
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class NetworkInput:
     image: np.ndarray  # (h, w, 3) uint8 RGB
     K: np.ndarray | None  # (3, 3) float64 intrinsics in pixels of this image; None: not known
     transform: ImageTransform
+    excluded: np.ndarray | None = None  # (h, w) bool, as Frame
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,23 @@ class AlignedFrame:
     world: int = 0
 
 
+class ScaleState(Enum):
+    ARBITRARY = "arbitrary"  # one unit is an unknown length, and nobody was asked how long it is
+    UNLOCKED = "unlocked"  # somebody was asked, and the answer is not sure yet: what has a length is withheld
+    LOCKED = "locked"  # one unit is one metre
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the unit of the alignment is worth."""
+
+    source: str = "none"  # as `ScaleConfig.source`
+    state: ScaleState = ScaleState.ARBITRARY
+    metres: float = 1.0  # per unit of the alignment; while UNLOCKED the estimate so far, NaN if there is none
+    sigma: float = float("nan")  # relative standard deviation of `metres`; NaN: not known
+    reason: str = ""  # why it is not LOCKED, for a person
+
+
 @dataclass(frozen=True)
 class Deferred:
     """A value that is computed when it is asked for."""
@@ -240,6 +259,12 @@ class FrameResult:
     latency_ms: dict[str, float]  # wall time per stage; "output" grows with the maps that are read
     evidence: dict[str, np.ndarray] = OnDemand()  # per cue, at the backbone's size, for debugging
     world: int = 0  # as AlignedFrame
+    scale: Scale = Scale()  # lengths here are multiplied by it if it is LOCKED
+
+    @property
+    def withheld(self) -> bool:
+        """Metres were asked for and are not known yet: depth, points and poses must not be passed on."""
+        return self.scale.state is ScaleState.UNLOCKED
 
     def __getstate__(self) -> dict[str, Any]:
         """Computed: what is deferred does not outlive this process."""

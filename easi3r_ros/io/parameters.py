@@ -75,5 +75,5 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def _is_of_node(name: str) -> bool:
-    # Every pipeline setting is in a section: window.size. What has none is the node's, or ROS's own.
-    return "." not in name or name.startswith("qos_overrides.")
+    # Pipeline settings are in a section (window.size), but for `level`. What has none is the node's, or ROS's own.
+    return ("." not in name and not hasattr(PipelineConfig(), name)) or name.startswith("qos_overrides.")

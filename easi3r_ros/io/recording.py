@@ -29,6 +29,7 @@ from easi3r_ros.io.manifest import ForeignFile, Manifest, has_manifest, remove_r
 from easi3r_ros.io.opener import opener_of
 from easi3r_ros.io.sources import FrameSource, SourceError
 from easi3r_ros.io.writers import CloudWriter, MaskWriter, OverlayWriter, ResultWriter, TrajectoryWriter, WriteError
+from easi3r_ros.mapping.placing import Placing
 
 if TYPE_CHECKING:
     from easi3r_ros.messages.status import BackboneInfo
@@ -166,10 +167,12 @@ def run(
     max_frames: int | None = None,
     on_result: Callable[[FrameResult], None] | None = None,
     late: float = WindowConfig.late,
+    placing: Placing | None = None,
 ) -> Summary:
     """Push every frame (or the first `max_frames`), write every result, close the writers whatever happens.
 
     late: seconds, as `WindowConfig.late`: what the node leaves out, or takes for a new beginning, counts here, too.
+    placing: brings results into `map`, as the node does; None: they stay in the alignment's world.
     Raises SourceError (for images that are too small, too), WriteError, and what the pipeline raises; what was written
     until then stays readable.
     """
@@ -181,7 +184,7 @@ def run(
         for frame in islice(source, max_frames):
             if (
                 not statistics.fits(frame, source)
-                or (result := statistics.judged(continuity, frame, pipeline, source)) is None
+                or (result := statistics.judged(continuity, frame, pipeline, source, placing)) is None
             ):
                 continue
             with uninterrupted():
@@ -249,7 +252,9 @@ class _Statistics:
         self._misfits = 0
         return True
 
-    def judged(self, continuity: Continuity, frame: Frame, pipeline: Pipe, source: FrameSource) -> FrameResult | None:
+    def judged(
+        self, continuity: Continuity, frame: Frame, pipeline: Pipe, source: FrameSource, placing: Placing | None
+    ) -> FrameResult | None:
         """The result of a frame, in the world that it belongs to; None: it is left out as late."""
         frame = continuity.completed(frame)
         try:
@@ -262,9 +267,13 @@ class _Statistics:
         if reason:
             log.warning("'%s', frame %d: %s: tracking starts again in a new world", source.path, frame.index, reason)
             pipeline.reset()
+            if placing is not None:
+                placing.restart()
             self._restarts, self._worlds = self._restarts + 1, self._last.world + 1
         result = _pushed(pipeline, frame, source, self.empty)
         continuity.took(frame)
+        if placing is not None:
+            result = placing.place(result)
         return result.changed(world=result.world + self._worlds) if self._worlds else result
 
     def add(self, result: FrameResult) -> None:
@@ -309,6 +318,7 @@ def run_globally(
     progress: Progress,
     max_frames: int | None = None,
     late: float = WindowConfig.late,
+    placing: Placing | None = None,
 ) -> tuple[Summary, GlobalAlignment]:
     """Push every frame (or the first `max_frames`), align them all, read the source again and write the results.
 
@@ -321,7 +331,8 @@ def run_globally(
             run(source, _Recording(pipeline, spool), [], max_frames, on_result, late)
         alignment = align_globally(journal)
         with progress() as on_result:
-            summary = run(source, _Replay(spool, alignment, source), open_writers(), max_frames, on_result, late)
+            replay = _Replay(spool, alignment, source)
+            summary = run(source, replay, open_writers(), max_frames, on_result, late, placing)
     return summary, alignment
 
 

@@ -120,8 +120,8 @@ class TrajectoryWriter(ResultWriter):
     """world_from_cam, a line per frame, in the TUM format: stamp tx ty tz qx qy qz qw (seconds, world units).
 
     Stamps are made from the integer nanoseconds, so that they compare equal to the input's. A frame without a pose
-    (before tracking starts, or lost) has no line, nor has one that is not later than the line before it. A comment
-    says where a new world starts, if nothing was left to attach to.
+    (before tracking starts, or lost), or without metres that were asked for, has no line, nor has one that is not
+    later than the line before it. A comment says where a new world starts, if nothing was left to attach to.
     """
 
     def __init__(self, path: Path, record: Record = unrecorded):
@@ -135,7 +135,7 @@ class TrajectoryWriter(ResultWriter):
         record(path, False)
 
     def write(self, result: FrameResult) -> None:
-        if not result.state.has_pose or not self._is_later(result.frame.stamp_ns):
+        if not result.state.has_pose or result.withheld or not self._is_later(result.frame.stamp_ns):
             return
         if self._world not in (None, result.world):
             self._file.write("# a new world: poses and lengths below must not be compared with those above\n")
@@ -178,7 +178,7 @@ class CloudWriter(ResultWriter):
         record(self._static_path, False)
 
     def write(self, result: FrameResult) -> None:
-        if result.frame.index % self._every or not result.state.has_pose:
+        if result.frame.index % self._every or not result.state.has_pose or result.withheld:
             return
         static, dynamic = (in_world(cloud, result.world_from_cam) for cloud in split_cloud(result, self._config))
         self._static.append(static)

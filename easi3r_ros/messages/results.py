@@ -72,9 +72,10 @@ class ResultMessages:
         self._transform_ns = None
 
     def transform(self, result: FrameResult, header: Header) -> TransformStamped | None:
-        """map -> camera; None while there is no pose, and where one was given for this time: tf2 knows but one."""
+        """map -> camera; None without a pose that may be told, and where one was given for this time: tf2 knows one."""
         stamp_ns = result.frame.stamp_ns
-        if not result.state.has_pose or (self._transform_ns is not None and stamp_ns <= self._transform_ns):
+        known = result.state.has_pose and not result.withheld
+        if not known or (self._transform_ns is not None and stamp_ns <= self._transform_ns):
             return None
         self._transform_ns = stamp_ns
         return messages.transform_message(result.world_from_cam, self._in_map(header), header.frame_id)
@@ -85,11 +86,13 @@ class ResultMessages:
         """(name in TOPICS or DEBUG_TOPICS, message) of what is `wanted`, but the status; for every result, in order.
 
         header, camera_info: as received with the image. Nothing is said about the pose before tracking starts and
-        while it is lost: a held pose with a new stamp would tell a robot that it stands still.
+        while it is lost: a held pose with a new stamp would tell a robot that it stands still. Nor about any length
+        while metres were asked for and are not known: nothing in a cloud says that it is not in metres.
         """
         yield from self._images(result, header, camera_info, wanted)
-        yield from self._points(result, header, wanted)
-        if result.state.has_pose:
+        if not result.withheld:
+            yield from self._points(result, header, wanted)
+        if result.state.has_pose and not result.withheld:
             yield from self._poses(result, header, wanted)
         else:
             self._last = None  # the mean over a time without poses would be no velocity of now
@@ -104,7 +107,7 @@ class ResultMessages:
             yield "mask", messages.mask_message(result.mask, header)
         if wanted("probability"):
             yield "probability", messages.image_message(result.probability, "32FC1", header)
-        if wanted("depth"):
+        if wanted("depth") and not result.withheld:
             yield "depth", messages.image_message(result.depth, "32FC1", header)
         for cue in CUES:
             if wanted(f"evidence/{cue}") and cue in result.evidence:

@@ -40,6 +40,8 @@ from easi3r_ros.ros.outputs import Outputs
 from easi3r_ros.ros.rclpy_gaps import release_state_machine
 from easi3r_ros.ros.stream import Stream
 from easi3r_ros.ros.tracker import PipelineFactory, Tracker, warm_pipeline
+from easi3r_ros.ros.world import World, check_world
+from easi3r_ros.srv import SaveMap
 
 _REPEAT_SECONDS = 10.0
 TIME_LOOP = 0.1  # seconds that simulated time goes back; less is a clock that two publish
@@ -109,6 +111,8 @@ class Easi3rNode(LifecycleNode):
         # A group of its own: a reset waits for the image in hand, what shares its group for the reset.
         self.create_service(Trigger, "~/reset", self._on_reset, callback_group=MutuallyExclusiveCallbackGroup())
         self.create_service(SetBool, "~/pause", self._on_pause)
+        self._saving = spinning.Background(self)
+        self.create_service(SaveMap, "~/save_map", self._on_save_map, callback_group=ReentrantCallbackGroup())
         self._answer_change_requests()
         self._watch_simulated_time()
         # Wall time: with simulated time a paused bag would silence the diagnostics about it.
@@ -180,6 +184,7 @@ class Easi3rNode(LifecycleNode):
             settings, self._fixed = self._parameters_guard.settings, True
         try:
             engine = Tracker(settings.pipeline, self._on_restart, self._make_pipeline)
+            check_world(settings, engine.backbone)
             outputs = Outputs(self, settings, self._warn)
         except Exception as error:  # a lifecycle node answers every failure with a state, never with its end
             self._fixed = False
@@ -203,8 +208,11 @@ class Easi3rNode(LifecycleNode):
     @_told
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         result = super().on_activate(state)  # publishers first: the stream starts to publish at once
-        config = self._parameters_guard.settings.node
-        stream = Stream(self, config, self._engine, self._outputs, self._backbone, self._warn, self._error)
+        settings = self._parameters_guard.settings
+        world = World(self, settings, self._engine.backbone, self._outputs.tf, self._warn)
+        stream = Stream(
+            self, settings.node, self._engine, self._outputs, self._backbone, world, self._warn, self._error
+        )
         self._stream = stream
         try:
             stream.start()
@@ -242,7 +250,8 @@ class Easi3rNode(LifecycleNode):
         if not self._transitions.join(patience):
             return False
         stream = self._stream
-        return stream is None or stream.close(max(0.0, end - time.monotonic()))
+        done = stream is None or stream.close(max(0.0, end - time.monotonic()))
+        return self._saving.join(max(0.0, end - time.monotonic())) and done
 
     def destroy_node(self) -> None:
         logging.getLogger("easi3r_ros").removeHandler(self._log_handler)
@@ -303,6 +312,21 @@ class Easi3rNode(LifecycleNode):
             stream.worker.pause(request.data)
             response.message = "paused" if request.data else "running"
             self.get_logger().info(response.message)
+        return response
+
+    async def _on_save_map(self, request: SaveMap.Request, response: SaveMap.Response) -> SaveMap.Response:
+        outputs = self._outputs if self._stream is not None else None
+        if outputs is None:
+            response.message = "the node is not active"
+            return response
+        save = functools.partial(outputs.surroundings.save, request.path, request.overwrite)
+        done = self._saving.begin("save_map", save)
+        if done is None:
+            response.message = "the map is being written already: ask again"
+            return response
+        response.success, response.message, path, response.points = await done
+        response.path = "" if path is None else str(path)
+        (self.get_logger().info if response.success else self._warn)(f"save_map: {response.message}")
         return response
 
     def _every_second(self) -> None:

@@ -57,10 +57,22 @@ class NodeConfig:
     )
     tf_mode: str = setting(
         "map_to_camera",
-        "map_to_camera: broadcast map_frame -> the image's frame_id on /tf; none: broadcast nothing.",
-        choices=("map_to_camera", "none"),
+        "What is broadcast on /tf (REP-105). map_to_odom: map_frame -> odom_frame, for a robot with odometry; "
+        "map_to_base: map_frame -> base_frame, for one without; map_to_camera: map_frame -> the image's frame_id, for "
+        "a camera that has no parent; none: nothing.",
+        choices=("map_to_odom", "map_to_base", "map_to_camera", "none"),
     )
     map_frame: str = setting("map", "Name of the world frame that poses, odometry, path and TF are given in.")
+    odom_frame: str = setting(
+        "odom", "Name of the odometry's frame, for tf_mode map_to_odom and scale.source odometry."
+    )
+    base_frame: str = setting("base_link", "Name of the robot's frame, for tf_mode map_to_base and level tf.")
+    tf_tolerance: float = setting(
+        0.1,
+        "Seconds that the nearest transform may be from an image's stamp, where none came for the stamp itself.",
+        low=0.0,
+        high=10.0,
+    )
     bag_mode: bool = setting(
         False,
         "Process every image: reliable input, and nothing is dropped. False: always the newest, others are dropped.",
@@ -72,6 +84,28 @@ class NodeConfig:
         low=0.0,
         high=3600.0,
         live=True,
+    )
+    external_mask: str = setting(
+        "none",
+        "Masks of others on `external_mask` (mono8, 255: moves or is to be left out), added to the node's own. stamp: "
+        "the one with the image's stamp; latest: the last one that came, for a latched or a slower one; none: none.",
+        choices=("none", "stamp", "latest"),
+    )
+    external_mask_wait: float = setting(
+        0.2,
+        "external_mask stamp: seconds that an image waits for its mask before it is processed without.",
+        low=0.0,
+        high=10.0,
+    )
+    body_mask: str = setting(
+        "",
+        "Image file, white where the camera sees the robot itself: always in the mask, and never an object.",
+    )
+    depth_tolerance: float = setting(
+        0.0,
+        "Seconds by which the stamps of an image and of its depth image on `depth` may differ; 0: not at all.",
+        low=0.0,
+        high=1.0,
     )
     autostart: bool = setting(True, "Configure and activate at start, without waiting for a lifecycle manager.")
 

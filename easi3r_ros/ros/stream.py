@@ -16,6 +16,7 @@ from easi3r_ros.messages.conversions import stamp_ns
 from easi3r_ros.messages.images import ConversionError
 from easi3r_ros.messages.plausible import tf_name
 from easi3r_ros.messages.status import BackboneInfo, Timing, status_message, total_latency_ms
+from easi3r_ros.ros.companions import Companions
 from easi3r_ros.ros.inputs import CameraInput, camera_topics
 from easi3r_ros.ros.monitor import Monitor
 from easi3r_ros.ros.outputs import Outputs
@@ -23,6 +24,7 @@ from easi3r_ros.ros.params import NodeConfig
 from easi3r_ros.ros.spinning import wake
 from easi3r_ros.ros.tracker import Tracker
 from easi3r_ros.ros.worker import Worker
+from easi3r_ros.ros.world import World
 
 _BAG_CAPACITY = 4
 # A camera_info that somebody publishes is waited for this long, so that tracking need not start twice.
@@ -36,7 +38,7 @@ class Arrival:
 
 
 class Stream:
-    """From `start` to `close`.
+    """From `start` to `close`, of `world` too.
 
     warn(text), error(text, exception): for a person; may be called from any thread.
     """
@@ -48,6 +50,7 @@ class Stream:
         engine: Tracker,
         outputs: Outputs,
         backbone: BackboneInfo,
+        world: World,
         warn: Callable[[str], None],
         error: Callable[[str, Exception], None],
     ):
@@ -55,6 +58,7 @@ class Stream:
         self._engine = engine
         self._outputs = outputs
         self._backbone = backbone
+        self._world = world
         self._error = error
         reader = ImageReader(config.image_bits)
         self._read = {"raw": reader.raw, "compressed": reader.compressed}[config.image_transport]
@@ -72,11 +76,13 @@ class Stream:
             on_room=lambda: wake(node),
         )
         self._input: CameraInput | None = None
+        self._companions = Companions(node, config, outputs, warn)
 
     def start(self) -> None:
         """Raises RuntimeError for a QoS override that does not exist."""
         self.worker.start()  # before the first image can come
         try:
+            self._companions.open()
             self._input = CameraInput(
                 self._node,
                 self.topics,
@@ -89,6 +95,7 @@ class Stream:
                 warn=self._warn,
             )
         except Exception:
+            self._companions.close()
             self.worker.stop()
             raise
 
@@ -105,6 +112,7 @@ class Stream:
         camera = self._input
         if camera:
             camera.check()
+            self._companions.check()
 
     def close(self, patience: float | None = None) -> bool:
         """Take no more images, finish the one in hand, then stop.
@@ -115,6 +123,8 @@ class Stream:
         if camera:
             camera.close()
         self._camera.stop_waiting()
+        self._world.close()
+        self._companions.close()
         return self.worker.stop(patience)
 
     def reset(self, done: Callable[[], None]) -> bool:
@@ -135,7 +145,9 @@ class Stream:
     def on_restart(self) -> None:
         """The engine started a new world."""
         self.monitor.restarted()
+        self._world.placing.restart()
         self._outputs.restart()
+        self._companions.restart()
 
     def _on_image(self, message: Any) -> None:
         self.monitor.image_came()
@@ -149,13 +161,18 @@ class Stream:
             self._camera.wait(_INFO_PATIENCE)
         self._first = False
         info, K = self._camera.matching((image.shape[1], image.shape[0]), header.frame_id)
+        stamp = stamp_ns(header.stamp)
+        size = (image.shape[1], image.shape[0])
+        excluded = self._companions.before(stamp, size)
         try:
-            result = self._engine.process(image, stamp_ns(header.stamp), header.frame_id, K)
+            result = self._engine.process(image, stamp, header.frame_id, K, excluded)
         except LateImage as late:
             self.monitor.late += 1
             self._warn(f"'{self.topics.image}': {late}")
             return False
-        self._outputs.publish(result, header, info)
+        result = self._world.placing.place(result)
+        self._outputs.publish(result, header, info, self._companions.body(size))
+        self._companions.publish(result, arrival.message, info)
         latency_ms = (time.perf_counter() - arrival.when) * 1e3
         self.monitor.finished(result, latency_ms)
         total_ms = total_latency_ms(self._node.get_clock().now().nanoseconds, header)

@@ -62,12 +62,19 @@ class Tracker:
         self._pipeline.reconfigure(config)
         self._continuity.late = config.window.late
 
-    def process(self, image: np.ndarray, stamp_ns: int, frame_id: str, K: np.ndarray | None) -> FrameResult:
-        """image: (H, W, 3) uint8 RGB. K: (3, 3) in its pixels, or None.
+    def process(
+        self,
+        image: np.ndarray,
+        stamp_ns: int,
+        frame_id: str,
+        K: np.ndarray | None,
+        excluded: np.ndarray | None = None,
+    ) -> FrameResult:
+        """image: (H, W, 3) uint8 RGB. K: (3, 3) in its pixels, or None. excluded: (H, W) bool, as Frame.
 
         Raises LateImage, ValueError for an unusable image, and OutOfMemory if even the fewest pairs are too many.
         """
-        frame = self._continuity.completed(Frame(self._index, stamp_ns, frame_id, image, K))
+        frame = self._continuity.completed(Frame(self._index, stamp_ns, frame_id, image, K, excluded))
         reason = self._continuity.judge(frame)
         if reason:
             self.reset()
