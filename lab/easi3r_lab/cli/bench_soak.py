@@ -1,4 +1,4 @@
-"""`easi3r-lab bench soak`: the node for a long time, memory and losses watched; docs/reliability.md has what came out."""
+"""`easi3r-lab bench soak`: the node for a long time, watched; docs/reliability.md has what came out."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def _memory(marks: Sequence[Mark]) -> dict[str, float | None]:
 
 
 def _cpu(marks: Sequence[Mark]) -> dict[str, float | None]:
-    """Milliseconds of a core per frame, in the first and the last tenth: unlike latency, other programs change it little."""
+    """Milliseconds of a core per frame in the first and the last tenth; other programs change them little."""
     pairs = zip(marks, marks[1:], strict=False)
     costs = [1e3 * (b.cpu_seconds - a.cpu_seconds) / (b.frames - a.frames) for a, b in pairs]
     first, last = _tenths(costs)
