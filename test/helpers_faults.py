@@ -1,4 +1,4 @@
-"""Processes to be killed: node, camera, player and subscribers, each a fork of one process that has everything imported.
+"""Processes to be killed: node, camera, player and subscribers, each a fork of one process with all imports done.
 
 A process of its own per fault, without the seconds that its imports would take each time.
 """

@@ -1,9 +1,9 @@
 """Full-size tensors stay where they are: on `meta`, which has shapes but no values, every word to the host fails.
 
 Two pipelines get the same frames. The first runs on the CPU, and what its host got at the places named in
-`engine.WAITS` is written down. The second one's device is `meta`: an `.item()`, a `nonzero`, a `.cpu()`, a conversion to NumPy or two
-devices in one operation raises, wherever it is. Its host gets at the named places what was written down, and nothing
-else, and must come to the same poses.
+`engine.WAITS` is written down. The second one's device is `meta`: an `.item()`, a `nonzero`, a `.cpu()`, a conversion
+to NumPy or two devices in one operation raises, wherever it is. Its host gets at the named places what was written
+down, and nothing else, and must come to the same poses.
 """
 
 from contextlib import nullcontext
