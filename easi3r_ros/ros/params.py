@@ -176,6 +176,12 @@ def unknown_overrides(node: Node) -> list[str] | None:
     return [name for name in given if not (node.has_parameter(name) or name.startswith("qos_overrides."))]
 
 
+def unused_qos(node: Node) -> list[str]:
+    """QoS overrides given at start that belong to nothing that the node has opened so far."""
+    given = given_parameters(node) or ()
+    return [name for name in given if name.startswith("qos_overrides.") and not node.has_parameter(name)]
+
+
 def read(node: Node) -> Settings:
     """The present values. Raises ConfigError."""
     return Settings().updated({name: node.get_parameter(name).value for name, _, _ in Settings().items()})
