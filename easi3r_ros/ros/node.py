@@ -95,11 +95,12 @@ class Easi3rNode(LifecycleNode):
         self._ending = False
         self._why_not_configured = ""
         self._why_silent = ""
+        self._has_namesake = False
         self._throttle = Throttle(_REPEAT_SECONDS)
-        settings = params.declare(self)
         self._log_handler = RosLogHandler(self.get_logger())
         logging.getLogger("easi3r_ros").addHandler(self._log_handler)
         logging.getLogger("easi3r_ros").setLevel(logging.DEBUG)  # the node's own logger decides what is said
+        settings = params.declare(self)
         unknown = params.unknown_overrides(self)
         if unknown is None:
             self.get_logger().info("this rclpy does not tell which parameters were given: typing errors go unnoticed")
@@ -337,6 +338,7 @@ class Easi3rNode(LifecycleNode):
             message.status = [state_diagnostic(name, *self._why_not_active())]
         else:
             stream.check()
+            self._warn_of_namesakes()
             silent = self._warn_if_silent(stream)
             came = stream.monitor.input_diagnostic(
                 name, stream.topics.image, stream.worker.counts, silent, stream.worker.paused, self._why_silent
@@ -344,6 +346,15 @@ class Easi3rNode(LifecycleNode):
             starved = came.message if starves(came) else ""
             message.status = [came, stream.monitor.tracking_diagnostic(name, self._backbone, starved)]
         self._diagnostics.publish(message)
+
+    def _warn_of_namesakes(self) -> None:
+        mine = self.get_name(), self.get_namespace()
+        if self.get_node_names_and_namespaces().count(mine) > 1 and not self._has_namesake:
+            self._has_namesake = True
+            self._warn(
+                f"another node is called {self.get_fully_qualified_name()}, too: their topics, parameters and services "
+                "are mixed up; start one in another namespace (-r __ns:=/NAME) or by another name (-r __node:=NAME)"
+            )
 
     def _why_not_active(self) -> tuple[bytes, str]:
         """Level of the diagnostic, and words."""
@@ -389,6 +400,17 @@ def _words(error: Exception) -> str:
     return text if isinstance(error, (ConfigError, MissingLibrary, OSError)) else f"{type(error).__name__}: {text}"
 
 
+def _start_words(error: Exception) -> str:
+    """Where rcl only lists the arguments that it does not know, a sentence about them."""
+    if type(error).__name__ != "UnknownROSArgsError":  # rclpy exports it nowhere
+        return str(error)
+    unknown = str(error).strip("[]").replace("'", "").replace(",", "")
+    return (
+        f"unknown ROS arguments: {unknown}. After --ros-args come -r FROM:=TO, -p NAME:=VALUE, --params-file FILE or "
+        "--log-level LEVEL"
+    )
+
+
 def main(args: list[str] | None = None, make_pipeline: PipelineFactory = warm_pipeline) -> int:
     """Run the node until it is interrupted. Returns what `signals.leave` takes: 1 if the node could not start, else 0.
 
@@ -409,7 +431,7 @@ def _run(args: list[str] | None, make_pipeline: PipelineFactory, interrupts: sig
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = Easi3rNode(make_pipeline)
     except (RuntimeError, ConfigError) as error:  # RuntimeError: arguments or a parameters file that rcl cannot read
-        print(f"easi3r: {error}", file=sys.stderr)
+        print(f"easi3r: {_start_words(error)}", file=sys.stderr)
         rclpy.try_shutdown()
         return 1
     executor = spinning.executor_for(node)
