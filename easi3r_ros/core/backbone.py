@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
@@ -49,14 +49,18 @@ class Backbone(ABC):
         pairs: Sequence[tuple[Features, Features]],
         masks: Mapping[int, torch.Tensor] | None = None,
         earlier: Sequence[PairAnswer] = (),
+        moving: Collection[int] | None = None,
     ) -> Sequence[PairAnswer]:
         """As `decode`, but pointmaps may be left for later: `pointmaps` adds them.
 
         earlier: answers of the first pass, which stand for pairs that the masks do not change. If they change none,
-        the answer is `earlier` itself.
+        the answer is `earlier` itself. moving: the frames of which the masks are not empty; None: the masks are asked.
         """
-        if earlier and not any(bool(mask.any()) for mask in (masks or {}).values()):
-            return earlier
+        if earlier and masks is not None:
+            if moving is None:
+                moving = {index for index, mask in masks.items() if bool(mask.any())}
+            if not moving:
+                return earlier
         return self.decode(pairs, masks)
 
     def pointmaps(self, answers: Sequence[PairAnswer]) -> list[PairGeometry]:

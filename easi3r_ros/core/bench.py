@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -206,10 +206,14 @@ class MeteredBackbone(Backbone):
             return self.network.encode(image)
 
     def attend(
-        self, pairs: Sequence[Pair], masks: Mapping[int, Tensor] | None = None, earlier: Sequence[PairAnswer] = ()
+        self,
+        pairs: Sequence[Pair],
+        masks: Mapping[int, Tensor] | None = None,
+        earlier: Sequence[PairAnswer] = (),
+        moving: Collection[int] | None = None,
     ) -> Sequence[PairAnswer]:
         with self._metered():
-            return self.network.attend(pairs, masks, earlier)
+            return self.network.attend(pairs, masks, earlier, moving)
 
     def decode(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor] | None = None) -> list[PairGeometry]:
         with self._metered():
@@ -254,7 +258,11 @@ class PlainBackbone(Dust3rBackbone):
         return answers
 
     def attend(
-        self, pairs: Sequence[Pair], masks: Mapping[int, Tensor] | None = None, earlier: Sequence[PairAnswer] = ()
+        self,
+        pairs: Sequence[Pair],
+        masks: Mapping[int, Tensor] | None = None,
+        earlier: Sequence[PairAnswer] = (),
+        moving: Collection[int] | None = None,
     ) -> Sequence[PairAnswer]:
         return self.decode(pairs, masks)
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 
@@ -18,7 +19,7 @@ from easi3r_ros.core.alignment.whole import PairJournal
 from easi3r_ros.core.backbone import Backbone, build_backbone
 from easi3r_ros.core.clouds import standing_depth
 from easi3r_ros.core.config import CloudConfig, PipelineConfig
-from easi3r_ros.core.engine import fetch, pairs_on_host
+from easi3r_ros.core.engine import Landing, Parcel, fetch_each, upload
 from easi3r_ros.core.motion import MotionCue, MotionMeter, build_cue
 from easi3r_ros.core.out_of_memory import ADVICE, OutOfMemory, attempt, release_unused
 from easi3r_ros.core.preprocess import camera_intrinsics, plan, prepare, seen_share, to_camera
@@ -149,25 +150,27 @@ class Pipeline:
         if self._last is None:
             self._encode(image)  # raises for images of a size that the backbone cannot take
         aligned = self._aligner.leave_out(image.frame.index, reason, image.K, image.image.shape[:2])
-        return self._result(image, None, aligned, watch)
+        return self._result(image, None, None, aligned, watch)
 
     def _seen(self, image: NetworkInput, watch: StopWatch) -> FrameResult:
         frame = image.frame
         self._warm_up(image.image.shape[:2])
         with watch("encode"):
             self._window.add(self._encode(image))
+        if self._cue.needs_motion and self.backbone.has_attention:
+            self._meter.start(self._window.features, [(a.index, b.index) for a, b in self._new_pairs()])
         with watch("decode"):
             first = self._decode()
         with watch("motion"):
             answers, motion = self._find_motion(first)
-        masks = {index: estimate.mask for index, estimate in motion.items()}
+        masks = Masks(motion, answers)
         if self.config.motion.second_pass and masks:
             with watch("decode_masked"):
                 again = self._decode(masks, first)
             if again is not first:
                 with watch("motion_masked"):
-                    answers, motion = self._find_motion(again, masks)
-                masks = {index: estimate.mask for index, estimate in motion.items()}
+                    answers, motion = self._find_motion(again, motion)
+                masks = Masks(motion, answers)
         with watch("pointmaps"):
             geometry = self._pointmaps(answers)
         recognised = recognised_share(frame.index, geometry)
@@ -176,16 +179,23 @@ class Pipeline:
             shape = image.image.shape[:2]
             aligned = self._aligner.leave_out(frame.index, reason, image.K, shape, shows_another_scene=True)
             self._window.mark_lost(frame.index)
-            return self._result(image, None, aligned, watch)
+            return self._result(image, None, None, aligned, watch)
         with watch("alignment"):
-            aligned = self._aligner.update(frame.index, geometry, masks, image.K, image.image.shape[:2])
+            parcel = Parcel("samples")
+            share = self._moving_share(image, masks, parcel)
+            aligned = self._aligner.update(frame.index, geometry, masks, image.K, image.image.shape[:2], parcel)
         aligned = doubted(aligned, image.image, recognised)
         self._take_note(aligned)
         if self._journal is not None:
             with watch("journal"):
                 self._journal.add(geometry, masks, aligned, focal_known=image.K is not None)
         with watch("output"):
-            return self._result(image, motion.get(frame.index), aligned, watch)
+            return self._result(image, motion.get(frame.index), share, aligned, watch)
+
+    def _moving_share(self, image: NetworkInput, masks: Mapping[int, torch.Tensor], parcel: Parcel) -> Landing | None:
+        """() share of the network image that the new frame's mask takes, on its way to the host; None: no mask."""
+        mask = masks.get(image.frame.index)
+        return None if mask is None else parcel.add(mask.float().mean())
 
     def _encode(self, image: NetworkInput) -> Features:
         """Raises OutOfMemory if there is too little even after everything unused was given back."""
@@ -200,18 +210,20 @@ class Pipeline:
             raise OutOfMemory(f"there is too little memory to encode an image of {width} x {height} pixels: {ADVICE}")
         return features
 
-    def _decode(
-        self, masks: dict[int, torch.Tensor] | None = None, earlier: Sequence[PairAnswer] = ()
-    ) -> Sequence[PairAnswer]:
+    def _new_pairs(self) -> list[tuple[Features, Features]]:
+        return self._window.new_pairs(self._partners)
+
+    def _decode(self, masks: Masks | None = None, earlier: Sequence[PairAnswer] = ()) -> Sequence[PairAnswer]:
         """The newest frame's pairs, see `Backbone.attend`.
 
         Where memory runs out, fewer are decoded at once, and then fewer of them decoded at all, from then on. Raises
         OutOfMemory if nothing is left to be saved.
         """
-        pairs = self._window.new_pairs(self._partners)
+        pairs = self._new_pairs()
         if not pairs:
             return []
-        while (answers := attempt(partial(self.backbone.attend, pairs, masks, earlier))) is None:
+        moving = None if masks is None else masks.moving
+        while (answers := attempt(partial(self.backbone.attend, pairs, masks, earlier, moving))) is None:
             release_unused()
             if not self._decode_fewer_at_once():
                 pairs = self._fewer_pairs(pairs)
@@ -237,21 +249,28 @@ class Pipeline:
             )
 
     def _find_motion(
-        self, answers: Sequence[PairAnswer], masks: dict[int, torch.Tensor] | None = None
+        self, answers: Sequence[PairAnswer], before: Mapping[int, MotionEstimate] | None = None
     ) -> tuple[Sequence[PairAnswer], dict[int, MotionEstimate]]:
         """The pairs, with motion measured where the cue needs it, and the motion in the frames of the window, by index.
 
-        Pointmaps are made for the pairs that are measured, and no others.
+        before: what the first pass found, if this is the second. Pointmaps are made for the pairs that are measured,
+        and no others; the second pass measures them again where the first saw them, without what moves.
         """
-        if self._cue.needs_motion:
-            measured = self._meter.measurable(self._window.features, answers)
-            made = self._pointmaps([answer for answer in answers if answer.edge in measured])
-            told = self._meter.complete(self._window.features, with_pointmaps(answers, pairs_on_host(made)), masks)
-            evidence = {answer.edge: answer.evidence for answer in told}
-            answers = [replace(a, evidence=evidence[a.edge]) for a in with_pointmaps(answers, made)]
+        features, again = self._window.features, before is not None
         self._window.record(answers)
-        found = self._cue.estimate(self._window.features, self._window.evidence)
-        return answers, with_excluded(found, self._window.features)
+        if self._cue.needs_motion:
+            if not again:
+                parcel = Parcel("motion")
+                measured = self._meter.measurable(features, answers)
+                made = self._pointmaps([answer for answer in answers if answer.edge in measured])
+                answers = with_pointmaps(answers, made)
+                self._meter.offer([pair for pair in made if pair.edge in measured], parcel)
+                self._cue.offer(features, self._window.evidence, parcel)
+            moving = {index: estimate.cells for index, estimate in (before or {}).items()}
+            answers = self._meter.complete(features, answers, moving)
+            self._window.record(answers)
+        found = self._cue.estimate(features, self._window.evidence, again)
+        return answers, with_excluded(found, features)
 
     def _build_cue(self, config: PipelineConfig) -> MotionCue:
         return build_cue(config.motion, self.backbone.has_attention)
@@ -287,7 +306,12 @@ class Pipeline:
         self._size = size
 
     def _result(
-        self, image: NetworkInput, motion: MotionEstimate | None, aligned: AlignedFrame, watch: StopWatch
+        self,
+        image: NetworkInput,
+        motion: MotionEstimate | None,
+        share: Landing | None,
+        aligned: AlignedFrame,
+        watch: StopWatch,
     ) -> FrameResult:
         maps = CameraMaps(image, motion, aligned, self.config.clouds, watch)
         return FrameResult(
@@ -304,7 +328,7 @@ class Pipeline:
             world=aligned.world,
             metric=self.backbone.metric,
             residual=aligned.residual,
-            dynamic_fraction=0.0 if motion is None else seen_share(image.transform) * float(motion.mask.float().mean()),
+            dynamic_fraction=0.0 if share is None else seen_share(image.transform) * float(share.open()),
             window=self._window.indices,
             latency_ms=watch.milliseconds,
             evidence=Deferred(maps.evidence),
@@ -336,6 +360,31 @@ def doubted(aligned: AlignedFrame, image: np.ndarray, recognised: float) -> Alig
     if not reason and recognised < DOUBTFUL:
         reason = f"only {recognised:.0%} of the image is found again in those before"
     return replace(aligned, state=TrackingState.DEGRADED, reason=reason) if reason else aligned
+
+
+class Masks(Mapping[int, torch.Tensor]):
+    """By frame index, (h, w) bool of the frames that pairs are made of; of those alone, and when they are asked for."""
+
+    def __init__(self, motion: Mapping[int, MotionEstimate], answers: Sequence[PairAnswer]):
+        wanted = {index for answer in answers for index in answer.edge}
+        self._motion = {index: estimate for index, estimate in motion.items() if index in wanted}
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self._motion[index].mask
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._motion)
+
+    def __len__(self) -> int:
+        return len(self._motion)
+
+    @property
+    def moving(self) -> set[int] | None:
+        """The frames of which the mask is not empty; None: the host does not know."""
+        cells = {index: estimate.cells for index, estimate in self._motion.items()}
+        if any(known is None for known in cells.values()):
+            return None
+        return {index for index, known in cells.items() if known.any()}
 
 
 class CameraMaps:
@@ -380,19 +429,18 @@ class CameraMaps:
         """By cue, at the backbone's size."""
         maps = {} if self._motion is None else self._motion.evidence
         with self._watch("output"):
-            return {name: _numpy(values) for name, values in maps.items()}
+            landed = fetch_each(list(maps.values()), "evidence") if maps else []
+            return {name: values.float().numpy() for name, values in zip(maps, landed, strict=True)}
 
     @cached_property
     def _on_host(self) -> NetworkMaps:
-        """In one copy; where motion was found on the host, it does not cross again."""
+        """In one copy."""
         aligned, motion = self._aligned, self._motion
-        groups = [[aligned.depth, aligned.confidence]]
-        if motion is not None and motion.mask.device == aligned.depth.device:
-            groups[0] += [motion.probability, motion.mask.float()]
-        elif motion is not None:
-            groups.append([motion.probability, motion.mask.float()])
-        maps = [single for group in groups for single in fetch(torch.stack(group)).numpy()]
-        return NetworkMaps(*maps, *[np.zeros(self._shape, np.float32)] * (4 - len(maps)))
+        maps = [aligned.depth, aligned.confidence]
+        if motion is not None:
+            maps += [motion.probability, motion.mask]
+        landed = [single.numpy() for single in fetch_each(maps, "result")]
+        return NetworkMaps(*landed, *[np.zeros(self._shape, np.float32)] * (4 - len(maps)))
 
     @cached_property
     def _with_standing(self) -> tuple[np.ndarray, np.ndarray]:
@@ -409,7 +457,7 @@ class NetworkMaps(NamedTuple):
     depth: np.ndarray
     confidence: np.ndarray
     probability: np.ndarray
-    mask: np.ndarray
+    mask: np.ndarray  # or bool
 
 
 class StopWatch:
@@ -445,16 +493,23 @@ def with_excluded(found: dict[int, MotionEstimate], window: Mapping[int, Feature
         if estimate is None:
             out[index] = MotionEstimate(index, mask.float(), mask)
         else:
-            mask = mask.to(estimate.mask.device)
+            mask = upload(mask, estimate.mask.device)
             out[index] = replace(
-                estimate, mask=estimate.mask | mask, probability=estimate.probability.masked_fill(mask, 1.0)
+                estimate,
+                mask=estimate.mask | mask,
+                probability=estimate.probability.masked_fill(mask, 1.0),
+                cells=_with_cells(estimate.cells, excluded),
             )
     return out
 
 
+def _with_cells(cells: np.ndarray | None, excluded: np.ndarray) -> np.ndarray | None:
+    """(g, k) bool cells that move, or in which something is excluded; excluded: (h, w) bool."""
+    if cells is None:
+        return None
+    share = cv2.resize(excluded.astype(np.float32), cells.shape[::-1], interpolation=cv2.INTER_AREA)
+    return cells | (share > 0)
+
+
 def _wxh(shape: tuple[int, ...]) -> str:
     return f"{shape[1]} x {shape[0]}"
-
-
-def _numpy(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().float().cpu().numpy()

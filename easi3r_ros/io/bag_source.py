@@ -165,7 +165,8 @@ class BagSource(FrameSource):
             self._camera_info, K = camera.matching((image.shape[1], image.shape[0]), header.frame_id)
             K = self._given.checked_K(image) if self._given else K
             stamp = header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
-            yield Frame(index, stamp, tf_name(header.frame_id), image, K)
+            frame = Frame(index, stamp, tf_name(header.frame_id), image, K)
+            yield frame if camera.lens is None else camera.lens.frame(frame)
         if breaks_off(self._reader):
             damage.break_off("it has no end")
         damage.end()

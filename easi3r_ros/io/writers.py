@@ -108,7 +108,7 @@ class MaskWriter(ResultWriter):
 
     def write(self, result: FrameResult) -> None:
         path = self._folder / f"{file_stem(result)}.png"
-        if not cv2.imwrite(str(path), result.mask.astype(np.uint8) * 255):
+        if not cv2.imwrite(str(path), result.as_received.mask.astype(np.uint8) * 255):
             raise WriteError(f"cannot write '{path}': is the disk full?")
         self._record(path, True)
 
@@ -298,8 +298,9 @@ def _even(image: np.ndarray) -> np.ndarray:
 
 def draw_overlay(result: FrameResult, colour_bgr: tuple[int, int, int], tint: float) -> np.ndarray:
     """(H, W, 3) uint8 BGR: the image with the mask tinted by `tint` in [0, 1] and outlined."""
-    image = cv2.cvtColor(result.frame.image, cv2.COLOR_RGB2BGR)
-    moving = result.mask
+    seen = result.as_received
+    image = cv2.cvtColor(seen.frame.image, cv2.COLOR_RGB2BGR)
+    moving = seen.mask
     image[moving] = ((1 - tint) * image[moving] + tint * np.array(colour_bgr)).astype(np.uint8)
     outlines, _ = cv2.findContours(moving.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(image, outlines, -1, colour_bgr, max(1, round(image.shape[0] / 400)))

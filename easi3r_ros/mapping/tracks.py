@@ -18,7 +18,7 @@ from easi3r_ros.mapping.segments import Segment, extent, find_segments
 # Change of velocity per second, relative to the distance from the camera, so that it holds in any unit: a person at 5 m
 # changes theirs by 1.2 m/s within a second.
 RESTLESS = 0.25
-FIRST_SPEED = 0.5  # standard deviation of the velocity at first sight, distances per second
+FIRST_SPEED = 0.2  # standard deviation of the velocity at first sight, distances per second
 GATE = 16.3  # squared Mahalanobis distance of 3 dimensions that one in a thousand exceeds
 FARTHEST = -0.5  # overlap (1: same box, -1: far apart) of a segment and an expected box that may still be one thing
 PULL = 0.5  # share of a box's observed movement that its expected movement takes over

@@ -3,6 +3,9 @@
 A *cue* says what moves in each frame of the window. The paper's attention only ranks (`attention`); here odds are
 absolute: geometry counts standard deviations off the rigid motion of the camera, nothing is normalised by the frame's
 own extremes, so a static scene gives an empty mask.
+
+All of it is host work on cells, a sub-sample. Only what concerns pixels is done on the backbone's device: the lines
+that the guided filter fitted on cells go there, and become the mask when somebody asks for it.
 """
 
 from __future__ import annotations
@@ -10,15 +13,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from easi3r_ros.core.config import MotionConfig
+from easi3r_ros.core.engine import Parcel, upload
 from easi3r_ros.core.two_view.flow import STEP, on_grid
-from easi3r_ros.core.types import Edge, Features, MotionEstimate, PairEvidence
+from easi3r_ros.core.types import Deferred, Edge, Features, MotionEstimate, PairEvidence
 
 MOST_LOG_ODDS = 4.0
 GUIDE_RADIUS = 3  # cells
@@ -38,13 +44,19 @@ class MotionCue(ABC):
     name: str
     needs_motion: bool = False  # works on `PairMotion`, which has to be measured if the backbone does not give it
 
+    def offer(  # noqa: B027 nothing to put is fine
+        self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence], parcel: Parcel
+    ) -> None:
+        """Put into the parcel what the next `estimate`, not of a second pass, will want to have on the host."""
+
     @abstractmethod
     def estimate(
-        self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence]
+        self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence], again: bool = False
     ) -> dict[int, MotionEstimate]:
         """Motion in the frames of the window, by frame index.
 
         features: every frame of the window, oldest first. evidence: every pair of the window decoded so far.
+        again: the second pass over the same frames.
         A frame about which the evidence says nothing yet is absent from the answer.
         """
 
@@ -57,27 +69,36 @@ class MotionCue(ABC):
         """Forget what was learned from earlier windows."""
 
 
-def estimate_from(
-    feature: Features, log_odds: np.ndarray, threshold: float, evidence: dict[str, np.ndarray]
-) -> MotionEstimate:
-    """log_odds: (h', w') float32 on cells. threshold: probability above which a pixel counts as moving."""
-    grey = cv2.cvtColor(feature.input.image, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
-    cells = without_specks(1 / (1 + np.exp(-log_odds)), threshold)
-    probability = torch.from_numpy(follow_edges(cells, grey))
-    maps = {name: torch.from_numpy(values) for name, values in evidence.items()}
-    return MotionEstimate(feature.index, probability, probability > threshold, maps)
+@dataclass(frozen=True)
+class EdgeLines:
+    """Lines that predict what moves from the grey value, fitted on cells: the fast guided filter (He and Sun, 2015)."""
+
+    slope: np.ndarray  # (g, k) float32
+    offset: np.ndarray  # (g, k) float32
+    cells: np.ndarray  # (g, k) float32 in [0, 1], what they say on the cells
+
+    @staticmethod
+    def fit(values: np.ndarray, guide: np.ndarray) -> EdgeLines:
+        """values: (g, k) float32 in [0, 1]; guide: (h, w) uint8, whose borders those of the values shall be."""
+        small = cv2.resize(guide, values.shape[::-1], interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+        slope, offset = _local_lines(values, small)
+        return EdgeLines(slope, offset, np.clip(slope * small + offset, 0.0, 1.0))
+
+
+def on_pixels(lines: Tensor, guide: Tensor) -> Tensor:
+    """(2, g, k) slope and offset -> (h, w) float32 in [0, 1]. guide: (h, w) uint8, on the same device."""
+    if lines.device.type == "cpu":  # OpenCV does it in a third of the time
+        size = tuple(guide.shape[::-1])
+        slope, offset = (cv2.resize(plane, size) for plane in lines.numpy())
+        return torch.from_numpy(np.clip(slope * (guide.numpy().astype(np.float32) / 255) + offset, 0.0, 1.0))
+    slope, offset = F.interpolate(lines[None], tuple(guide.shape), mode="bilinear", align_corners=False)[0]
+    return torch.addcmul(offset, slope, guide.float().div_(255)).clamp_(0.0, 1.0)
 
 
 def follow_edges(values: np.ndarray, guide: np.ndarray) -> np.ndarray:
-    """(h', w') cells -> (h, w) pixels whose borders are those of the guide: the fast guided filter (He and Sun, 2015).
-
-    guide: (h, w) float32 in [0, 1].
-    """
-    small = cv2.resize(guide, values.shape[::-1], interpolation=cv2.INTER_AREA)
-    slope, offset = _local_lines(values, small)
-    size = guide.shape[::-1]
-    result = cv2.resize(slope, size) * guide + cv2.resize(offset, size)
-    return np.clip(result, 0.0, 1.0)
+    """(g, k) cells -> (h, w) pixels whose borders are those of the guide (h, w) uint8."""
+    lines = EdgeLines.fit(values, guide)
+    return on_pixels(torch.from_numpy(np.stack([lines.slope, lines.offset])), torch.from_numpy(guide)).numpy()
 
 
 def _local_lines(values: np.ndarray, guide: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -141,9 +162,14 @@ class OddsSource(ABC):
     name: str
     limits: tuple[float, float] = (-MOST_LOG_ODDS, MOST_LOG_ODDS)  # what it can add to others
 
+    def offer(  # noqa: B027 nothing to put is fine
+        self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence], parcel: Parcel
+    ) -> None:
+        """As `MotionCue.offer`."""
+
     @abstractmethod
     def log_odds(
-        self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence]
+        self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence], again: bool = False
     ) -> dict[int, np.ndarray]:
         """(h // 2, w // 2) float32 by frame index; absent: nothing is known. Arguments as `MotionCue.estimate`.
 
@@ -170,7 +196,7 @@ class PairOdds(OddsSource):
         """At least one vote -> (h // 2, w // 2) log odds."""
 
     def log_odds(
-        self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence]
+        self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence], again: bool = False
     ) -> dict[int, np.ndarray]:
         """As the base class. Frames whose maps are the same as in the last call are not computed again."""
         known: dict[int, tuple[list[torch.Tensor | None], np.ndarray]] = {}
@@ -203,7 +229,43 @@ class _Belief:
     inherited: np.ndarray | float  # from the frame before, as it was believed when this frame was new
     threshold: float  # of the estimate
     log_odds: np.ndarray  # (h', w') of the sources and of what was inherited
+    pixels: _Pixels
     estimate: MotionEstimate
+
+
+class _Pixels:
+    """What moves in one frame, on cells and on pixels, computed when it is asked for, and once."""
+
+    def __init__(self, log_odds: np.ndarray, guide: tuple[np.ndarray, Tensor], threshold: float):
+        """guide: the grey image (h, w) uint8, on the host and on the device where the pixels are wanted."""
+        self._log_odds, self._guide, self._threshold = log_odds, guide, threshold
+        self.uploaded: Tensor | None = None  # (2, g, k) the lines, where they went in one copy with others
+
+    @cached_property
+    def lines(self) -> EdgeLines:
+        probability = 1 / (1 + np.exp(-self._log_odds))
+        return EdgeLines.fit(without_specks(probability, self._threshold), self._guide[0])
+
+    @property
+    def cells(self) -> np.ndarray:
+        return self.lines.cells > self._threshold
+
+    @cached_property
+    def probability(self) -> Tensor:
+        if self.uploaded is None:
+            bring_to_device([self], self._guide[1].device)
+        return on_pixels(self.uploaded, self._guide[1])
+
+    @property
+    def mask(self) -> Tensor:
+        return self.probability > self._threshold
+
+
+def bring_to_device(pixels: Sequence[_Pixels], device: torch.device) -> None:
+    """The lines of all of them in one upload."""
+    lines = upload(np.stack([np.stack([x.lines.slope, x.lines.offset]) for x in pixels]), device)
+    for x, own in zip(pixels, lines, strict=True):
+        x.uploaded = own
 
 
 class OddsCue(MotionCue):
@@ -213,6 +275,7 @@ class OddsCue(MotionCue):
         self.name = name
         self._sources = tuple(sources)
         self._known: dict[int, _Belief] = {}
+        self._guides: dict[int, tuple[np.ndarray, Tensor]] = {}
         self.reconfigure(config)
 
     def reconfigure(self, config: MotionConfig) -> None:
@@ -221,20 +284,27 @@ class OddsCue(MotionCue):
         # Memory is carried along the flow, which comes with the measured motion.
         self.needs_motion = config.memory > 0 or any(source.name == "geometry" for source in self._sources)
 
+    def offer(self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence], parcel: Parcel) -> None:
+        """As the base class."""
+        for source in self._sources:
+            source.offer(features, evidence, parcel)
+
     def estimate(
-        self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence]
+        self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence], again: bool = False
     ) -> dict[int, MotionEstimate]:
         """As the base class. Frames of which nothing new is said are not computed again."""
-        said = {source.name: source.log_odds(features, evidence) for source in self._sources}
+        said = {source.name: source.log_odds(features, evidence, again) for source in self._sources}
         needed = said[self._sources[0].name]
         self._known = {index: belief for index, belief in self._known.items() if index in needed}
+        self._guides = {index: guide for index, guide in self._guides.items() if index in features}
         for index in features:  # oldest first: a frame inherits from those before it
             if index in needed:
                 self._update(features[index], {k: odds[index] for k, odds in said.items() if index in odds}, evidence)
+        self._bring_to_pixels(features, evidence)
         return {index: self._known[index].estimate for index in features if index in self._known}
 
     def reset(self) -> None:
-        self._known = {}
+        self._known, self._guides = {}, {}
         for source in self._sources:
             source.reset()
 
@@ -249,8 +319,31 @@ class OddsCue(MotionCue):
         total = sum(np.clip(odds, *limits[name]) for name, odds in said.items()) + inherited
         total = np.clip(total, -MOST_LOG_ODDS, MOST_LOG_ODDS)
         maps = said if len(self._sources) == 1 else {**said, self.name: total}
-        estimate = estimate_from(feature, total, threshold, maps)
-        self._known[index] = _Belief(sources, inherited, threshold, total, estimate)
+        pixels = _Pixels(total, self._guide(feature), threshold)
+        estimate = MotionEstimate(
+            index=index,
+            probability=Deferred(lambda: pixels.probability),
+            mask=Deferred(lambda: pixels.mask),
+            evidence={name: torch.from_numpy(values) for name, values in maps.items()},
+            cells=Deferred(lambda: pixels.cells),
+        )
+        self._known[index] = _Belief(sources, inherited, threshold, total, pixels, estimate)
+
+    def _guide(self, feature: Features) -> tuple[np.ndarray, Tensor]:
+        """The grey image (h, w) uint8 of a frame on the host and on the backbone's device."""
+        if feature.index not in self._guides:
+            grey = cv2.cvtColor(feature.input.image, cv2.COLOR_RGB2GRAY)
+            self._guides[feature.index] = grey, upload(grey, feature.tokens.device)
+        return self._guides[feature.index]
+
+    def _bring_to_pixels(self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence]) -> None:
+        """Of the frames that the newest one is paired with, whose masks are wanted next; others when they are asked."""
+        newest = max(features, default=None)
+        wanted = {index for edge in evidence if newest in edge for index in edge}
+        new = [self._known[index].pixels for index in sorted(wanted & self._known.keys())]
+        new = [pixels for pixels in new if pixels.uploaded is None]
+        if new:
+            bring_to_device(new, features[newest].tokens.device)
 
     def _inherited(self, index: int, evidence: Mapping[Edge, PairEvidence]) -> np.ndarray | float:
         """What the frame before has to say about frame `index`."""

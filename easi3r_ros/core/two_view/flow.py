@@ -29,6 +29,7 @@ CONFIRMED = 1.0  # pixels by which the flow there and back may miss; more: occlu
 MASK_MARGIN = 5  # pixels, width of the brush: flow next to a mover is the mover's
 STEP = 2  # pixels between the nodes of the grid
 SMALLEST_SIDE = 16  # pixels: two patches
+MEASURED_SIDE = 320  # pixels of the long side: the errors above were fitted to images of this size
 KEYPOINTS = 400
 FEWEST_MATCHES = 15
 REPROJECTION = 4.0  # pixels: parallax counts as agreement, the flow finds the rest
@@ -61,6 +62,12 @@ class Flow:
     def at_pixels(self) -> np.ndarray:
         """(h, w, 2) float32 flow vector of every pixel: where it went, minus where it was."""
         return to_pixels(np.moveaxis(self.target - self.nodes, 0, -1), self.size)
+
+
+def measured_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(w, h) of a network's image -> (w, h) of the image that its flow is measured on: no more than MEASURED_SIDE."""
+    scale = min(1.0, MEASURED_SIDE / max(size))
+    return max(STEP, round(size[0] * scale)), max(STEP, round(size[1] * scale))
 
 
 def on_grid(image: np.ndarray) -> np.ndarray:
@@ -206,8 +213,11 @@ class TrackedImage:
     seconds: dict[int, float] = field(default_factory=dict)  # how much later the partner was taken
 
     @classmethod
-    def of(cls, image: NetworkInput) -> TrackedImage:
+    def of(cls, image: NetworkInput, size: tuple[int, int] | None = None) -> TrackedImage:
+        """size: (w, h) to shrink it to; None: as it is."""
         grey = cv2.cvtColor(image.image, cv2.COLOR_RGB2GRAY)
+        if size is not None and size != grey.shape[::-1]:
+            grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
         return cls(image.frame.index, image.frame.stamp_ns, grey, structure_tensor(grey))
 
     @cached_property
