@@ -64,7 +64,7 @@ def test_alone(graph):
 def test_a_namesake_is_told_once_when_no_killed_one_can_be_meant(graph):
     graph.names *= 2
     assert not graph.look() and not graph.look(PATIENCE - 1)
-    assert "there is another node called '/front/easi3r'" in graph.look(2)[0]
+    assert "another node is called /front/easi3r, too" in graph.look(2)[0]
     assert len(graph.look(2 * PATIENCE)) == 1
 
 

@@ -273,7 +273,9 @@ def _converted(name: str, value: Any, default: Any) -> Any:
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not type(default):
-        raise ConfigError(f"'{name}' must be {type(default).__name__}, got {type(value).__name__} {value!r}")
+        raise ConfigError(
+            f"'{name}' must be {type(default).__name__}, got {type(value).__name__} {value!r} (wrong type)"
+        )
     return value
 
 

@@ -40,8 +40,8 @@ class Neighbours:
             self._namesake_since = self._now()
         elif self._now() - self._namesake_since > PATIENCE:
             self._say(
-                f"there is another node called '{node.get_fully_qualified_name()}': topics and services of both are "
-                "mixed. Give each a name or a namespace of its own, such as --ros-args -r __ns:=/front"
+                f"another node is called {node.get_fully_qualified_name()}, too: their topics, parameters and services "
+                "are mixed up; start one in another namespace (-r __ns:=/NAME) or by another name (-r __node:=NAME)"
             )
 
     def _has_sibling(self) -> bool:

@@ -97,10 +97,10 @@ class Easi3rNode(LifecycleNode):
         self._why_not_configured = ""
         self._why_silent = ""
         self._throttle = Throttle(_REPEAT_SECONDS)
-        settings = params.declare(self)
         self._log_handler = RosLogHandler(self.get_logger())
         logging.getLogger("easi3r_ros").addHandler(self._log_handler)
         logging.getLogger("easi3r_ros").setLevel(logging.DEBUG)  # the node's own logger decides what is said
+        settings = params.declare(self)
         unknown = params.unknown_overrides(self)
         if unknown is None:
             self.get_logger().info("this rclpy does not tell which parameters were given: typing errors go unnoticed")
@@ -339,6 +339,7 @@ class Easi3rNode(LifecycleNode):
 
     def _every_second(self) -> None:
         stream, name = self._stream, self.get_fully_qualified_name().lstrip("/")
+        limits = self._parameters_guard.settings.node
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
         if stream is None:
@@ -348,10 +349,16 @@ class Easi3rNode(LifecycleNode):
             self._look_around()
             silent = self._warn_if_silent(stream)
             came = stream.monitor.input_diagnostic(
-                name, stream.topics.image, stream.worker.counts, silent, stream.worker.paused, self._why_silent
+                name,
+                stream.topics.image,
+                stream.worker.counts,
+                silent,
+                stream.worker.paused,
+                self._why_silent,
+                limits.diagnostics_max_lost,
             )
             starved = came.message if starves(came) else ""
-            message.status = [came, stream.monitor.tracking_diagnostic(name, self._backbone, starved)]
+            message.status = [came, stream.monitor.tracking_diagnostic(name, self._backbone, starved, limits)]
         self._diagnostics.publish(message)
 
     def _look_around(self) -> None:
@@ -403,6 +410,17 @@ def _words(error: Exception) -> str:
     return text if isinstance(error, (ConfigError, MissingLibrary, OSError)) else f"{type(error).__name__}: {text}"
 
 
+def _start_words(error: Exception) -> str:
+    """Where rcl only lists the arguments that it does not know, a sentence about them."""
+    if type(error).__name__ != "UnknownROSArgsError":  # rclpy exports it nowhere
+        return str(error)
+    unknown = str(error).strip("[]").replace("'", "").replace(",", "")
+    return (
+        f"unknown ROS arguments: {unknown}. After --ros-args come -r FROM:=TO, -p NAME:=VALUE, --params-file FILE or "
+        "--log-level LEVEL"
+    )
+
+
 def main(args: list[str] | None = None, make_pipeline: PipelineFactory = warm_pipeline) -> int:
     """Run the node until it is interrupted. Returns what `signals.leave` takes: 1 if the node could not start, else 0.
 
@@ -423,7 +441,7 @@ def _run(args: list[str] | None, make_pipeline: PipelineFactory, interrupts: sig
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = Easi3rNode(make_pipeline)
     except (RuntimeError, ConfigError) as error:  # RuntimeError: arguments or a parameters file that rcl cannot read
-        print(f"easi3r: {error}", file=sys.stderr)
+        print(f"easi3r: {_start_words(error)}", file=sys.stderr)
         rclpy.try_shutdown()
         return 1
     executor = spinning.executor_for(node)
