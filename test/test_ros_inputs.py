@@ -248,13 +248,8 @@ class TestCheck:
         made.check()
         present = graph.subscriptions["/image"]
         assert former is not present and former not in graph.destroyed
-        for callback, number in (
-            (former.callback, 2),
-            (present.callback, 2),
-            (present.callback, 3),
-            (former.callback, 3),
-        ):
-            callback(image(number))
+        for subscription, number in ((former, 2), (present, 2), (present, 3), (former, 3)):
+            subscription.callback(image(number))
         made.check()
         assert former in graph.destroyed
         present.callback(image(3)), present.callback(image(4))
