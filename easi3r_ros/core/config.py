@@ -273,7 +273,8 @@ def _converted(name: str, value: Any, default: Any) -> Any:
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not type(default):
-        raise ConfigError(f"'{name}' must be {type(default).__name__}, got {type(value).__name__} {value!r}")
+        wanted, given = type(default).__name__, type(value).__name__
+        raise ConfigError(f"'{name}' must be {wanted}, got {given} {value!r}: the wrong type")
     return value
 
 
