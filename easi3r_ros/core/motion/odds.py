@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from easi3r_ros.core.config import MotionConfig
+from easi3r_ros.core.motion.border import Colours, follow_colours
 from easi3r_ros.core.two_view.flow import STEP, on_grid
 from easi3r_ros.core.types import Edge, Features, MotionEstimate, PairEvidence
 
@@ -25,6 +26,8 @@ GUIDE_RADIUS = 3  # cells
 GUIDE_SOFTNESS = 1e-3  # variance of grey (0 to 1) below which there is no edge to follow
 SMALLEST_AREA = 8e-4  # of the image
 CERTAIN = 0.6  # a region counts if its probability somewhere is this share of the way from the threshold to one
+LEAST = 1e-4  # of a probability, where its logarithm is taken
+JUST_STATIC = np.float32(-0.01)  # log odds
 OUTSIDE = -1e4  # cells: nothing is there
 # Fitted to rendered clips (static, walking people, turning and still camera).
 EVEN_ODDS = 7.0  # standard deviations at which static and moving are equally likely: errors of flow have heavy tails
@@ -62,10 +65,36 @@ def estimate_from(
 ) -> MotionEstimate:
     """log_odds: (h', w') float32 on cells. threshold: probability above which a pixel counts as moving."""
     grey = cv2.cvtColor(feature.input.image, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
-    cells = without_specks(1 / (1 + np.exp(-log_odds)), threshold)
-    probability = torch.from_numpy(follow_edges(cells, grey))
+    cells = without_specks(probability_of(log_odds), threshold)
+    return _estimate(feature, follow_edges(cells, grey), threshold, evidence)
+
+
+def estimate_with_border(
+    feature: Features, log_odds: np.ndarray, threshold: float, evidence: dict[str, np.ndarray], known: Colours
+) -> tuple[MotionEstimate, np.ndarray, Colours]:
+    """As `estimate_from` with the border that colours suggest, the log odds that led to it, and what colours are known.
+
+    known: what the frame before knew of colours.
+    """
+    even = np.float32(np.log(max(threshold, LEAST) / max(1 - threshold, LEAST)))
+    specks = (without_specks(probability_of(log_odds), threshold) <= threshold) & (log_odds > even)
+    above, colours = follow_colours(feature.input.image, np.where(specks, JUST_STATIC, log_odds - even), known)
+    log_odds = np.clip(above + even, -MOST_LOG_ODDS, MOST_LOG_ODDS)
+    height, width = feature.input.image.shape[:2]
+    probability = probability_of(cv2.resize(log_odds, (width, height), interpolation=cv2.INTER_LINEAR))
+    return _estimate(feature, probability, threshold, evidence), log_odds, colours
+
+
+def probability_of(log_odds: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-log_odds))
+
+
+def _estimate(
+    feature: Features, probability: np.ndarray, threshold: float, evidence: dict[str, np.ndarray]
+) -> MotionEstimate:
     maps = {name: torch.from_numpy(values) for name, values in evidence.items()}
-    return MotionEstimate(feature.index, probability, probability > threshold, maps)
+    pixels = torch.from_numpy(probability)
+    return MotionEstimate(feature.index, pixels, pixels > threshold, maps)
 
 
 def follow_edges(values: np.ndarray, guide: np.ndarray) -> np.ndarray:
@@ -202,7 +231,9 @@ class _Belief:
     sources: tuple[np.ndarray, ...]
     inherited: np.ndarray | float  # from the frame before, as it was believed when this frame was new
     threshold: float  # of the estimate
-    log_odds: np.ndarray  # (h', w') of the sources and of what was inherited
+    log_odds: np.ndarray  # (h', w') of the sources, of what was inherited, and of colours where they are asked
+    before: Colours  # what the frame before knew
+    colours: Colours
     estimate: MotionEstimate
 
 
@@ -245,12 +276,20 @@ class OddsCue(MotionCue):
         if known is not None and known.threshold == threshold and identical(known.sources, sources):
             return
         inherited = known.inherited if known else self._inherited(index, evidence)
+        before = known.before if known else self._colours_before(index)
         limits = {source.name: source.limits for source in self._sources}
         total = sum(np.clip(odds, *limits[name]) for name, odds in said.items()) + inherited
         total = np.clip(total, -MOST_LOG_ODDS, MOST_LOG_ODDS)
         maps = said if len(self._sources) == 1 else {**said, self.name: total}
-        estimate = estimate_from(feature, total, threshold, maps)
-        self._known[index] = _Belief(sources, inherited, threshold, total, estimate)
+        if self._config.refine == "border":
+            estimate, total, colours = estimate_with_border(feature, total, threshold, maps, before)
+        else:
+            estimate, colours = estimate_from(feature, total, threshold, maps), before
+        self._known[index] = _Belief(sources, inherited, threshold, total, before, colours, estimate)
+
+    def _colours_before(self, index: int) -> Colours:
+        earlier = [other for other in self._known if other < index]
+        return self._known[max(earlier)].colours if earlier else Colours.none()
 
     def _inherited(self, index: int, evidence: Mapping[Edge, PairEvidence]) -> np.ndarray | float:
         """What the frame before has to say about frame `index`."""
