@@ -1,7 +1,7 @@
 """Borders of what moves: odds of motion on cells, corrected by what colours say.
 
-Flow smears a mover into smooth sky and road, and loses thin or slow parts of it. So the colours of what surely moves and
-of what surely stands around it are learned, and carried along from frame to frame. They decide near the border, where
+Flow smears a mover into smooth sky and road, and loses thin or slow parts of it. So the colours of what surely moves
+and of what surely stands around it are learned, and carried along from frame to frame. They decide near the border, where
 odds from flow count little, and neighbouring cells of like colour agree in the end (mean field of a contrast-sensitive
 Potts model, as GrabCut: Rother et al., 2004; carried along as Papazoglou and Ferrari, ICCV 2013). Colours alone never
 begin a region: where nothing moves, nothing is found.
@@ -88,7 +88,7 @@ def colour_bins(lab: np.ndarray) -> np.ndarray:
 def follow_colours(image: np.ndarray, log_odds: np.ndarray, known: Colours) -> tuple[np.ndarray, Colours]:
     """Corrected log odds (g, k), and what is then known about colours.
 
-    image: (h, w, 3) uint8 RGB. log_odds: (g, k) float32, above zero where something moves. known: from the frame before.
+    image: (h, w, 3) uint8 RGB. log_odds: (g, k) float32, above zero where something moves. known: by the frame before.
     """
     moves = log_odds > 0
     if not moves.any():
@@ -111,7 +111,7 @@ def follow_colours(image: np.ndarray, log_odds: np.ndarray, known: Colours) -> t
 
 
 def _sure(log_odds: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(g, k) bool each: what surely moves, and what surely stands around it. inside, outside: distance to the border."""
+    """(g, k) bool each: what surely moves, what surely stands around it. inside, outside: distance to the border."""
     moving = (log_odds > SURE_ODDS) & (inside > SURE_DISTANCE)
     if np.count_nonzero(moving) < 0.1 * np.count_nonzero(inside):  # thin: its middle must do
         moving = inside > 0.5 * inside.max()
