@@ -125,6 +125,13 @@ class MotionConfig:
         high=0.95,
         live=True,
     )
+    refine: str = setting(
+        "border",
+        "Borders of the mask. border: where the colours of what moves and of what stands part; none: as the flow has "
+        "them. Not for the attention cue alone.",
+        choices=("none", "border"),
+        live=True,
+    )
     second_pass: bool = setting(True, "Decode again with the moving content masked (eq. 10).", live=True)
 
 
