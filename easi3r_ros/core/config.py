@@ -117,7 +117,14 @@ class MotionConfig:
         high=0.95,
         live=True,
     )
-    second_pass: bool = setting(True, "Decode again with the moving content masked (eq. 10).", live=True)
+    passes: int = setting(
+        2,
+        "2: every frame is decoded twice, the second time with the moving content masked (eq. 10). 1: once, with the "
+        "masks of earlier frames carried along the flow: half the work, and masks that follow a frame later.",
+        low=1,
+        high=2,
+        live=True,
+    )
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,13 @@ from easi3r_ros.core.backbone import Backbone, build_backbone
 from easi3r_ros.core.clouds import standing_depth
 from easi3r_ros.core.config import CloudConfig, PipelineConfig
 from easi3r_ros.core.engine import Landing, Parcel, fetch_each
-from easi3r_ros.core.motion import MotionCue, MotionMeter, build_cue
+from easi3r_ros.core.motion import MotionCue, MotionMeter, build_cue, carried_motion
 from easi3r_ros.core.out_of_memory import ADVICE, OutOfMemory, attempt, release_unused
 from easi3r_ros.core.preprocess import camera_intrinsics, plan, prepare, seen_share, to_camera
 from easi3r_ros.core.types import (
     AlignedFrame,
     Deferred,
+    Edge,
     Features,
     Frame,
     FrameResult,
@@ -62,6 +63,7 @@ class Pipeline:
         backbone = self.backbone
         self._aligner = IncrementalAligner(config.alignment, self._window.size, backbone.metric, backbone.detail)
         self._journal = journal
+        self._motion: Mapping[int, MotionEstimate] = {}  # in the frames of the window, as the last frame left it
         self._world = 0
         self._size: tuple[int, ...] | None = None
         self._warm: set[tuple[int, int]] = set()  # (h, w) of network images
@@ -84,10 +86,9 @@ class Pipeline:
             return
         self._warm.add(size)
         count = 2 * min(len(self._partners), self._window.size - 1)
-        second_pass = self.config.motion.second_pass
 
         def work() -> bool:
-            self.backbone.warm_up(size, count, second_pass)
+            self.backbone.warm_up(size, count)
             return True
 
         if attempt(work) is None:  # a frame that finds as little knows how to do with less
@@ -104,6 +105,7 @@ class Pipeline:
         self._cue.reset()
         self._meter.reset()
         self._aligner.reset()
+        self._motion = {}
         self._world = 0
         self._size = None
 
@@ -126,20 +128,20 @@ class Pipeline:
         self._warm_up(image.image.shape[:2])
         with watch("encode"):
             self._window.add(self._encode(image))
-        if self._cue.needs_motion and self.backbone.has_attention:
-            self._meter.start(self._window.features, [(a.index, b.index) for a, b in self._new_pairs()])
+        self._find_flows()
         with watch("decode"):
-            first = self._decode()
+            expected = self._expected_motion()
+            first = self._decode(Masks(expected, self._new_edges()) if expected else None)
         with watch("motion"):
-            answers, motion = self._find_motion(first)
-        masks = Masks(motion, answers)
-        if self.config.motion.second_pass and masks:
+            answers, motion = self._find_motion(first, expected)
+        masks = Masks(motion, self._new_edges())
+        if self.config.motion.passes == 2 and masks:
             with watch("decode_masked"):
                 again = self._decode(masks, first)
             if again is not first:
                 with watch("motion_masked"):
-                    answers, motion = self._find_motion(again, motion)
-                masks = Masks(motion, answers)
+                    answers, motion = self._find_motion(again, motion, again=True)
+                masks = Masks(motion, self._new_edges())
         with watch("pointmaps"):
             geometry = self._pointmaps(answers)
         with watch("alignment"):
@@ -147,6 +149,7 @@ class Pipeline:
             share = self._moving_share(image, masks, parcel)
             aligned = self._aligner.update(frame.index, geometry, masks, image.K, image.image.shape[:2], parcel)
         self._take_note(aligned)
+        self._motion = motion
         if self._journal is not None:
             with watch("journal"):
                 self._journal.add(geometry, masks, aligned, focal_known=image.K is not None)
@@ -173,6 +176,36 @@ class Pipeline:
 
     def _new_pairs(self) -> list[tuple[Features, Features]]:
         return self._window.new_pairs(self._partners)
+
+    def _new_edges(self) -> list[Edge]:
+        return [(a.index, b.index) for a, b in self._new_pairs()]
+
+    def _find_flows(self) -> None:
+        """In a thread, while the network works; a backbone without attention finds its own."""
+        if not self.backbone.has_attention:
+            return
+        edges = self._new_edges()
+        if self._cue.needs_motion:
+            self._meter.start(self._window.features, edges)
+        elif self.config.motion.passes == 1 and edges:
+            self._meter.start(self._window.features, [edges[0]])  # to the nearest frame
+
+    def _expected_motion(self) -> dict[int, MotionEstimate]:
+        """With a single pass, what is known to move before the new frame is decoded; else nothing.
+
+        Of earlier frames it is what was found last. Of the new frame what its predecessor's mask becomes, carried along
+        the flow, if a flow is known before its pairs are.
+        """
+        if self.config.motion.passes == 2:
+            return {}
+        *earlier, newest = self._window.indices
+        known = {index: self._motion[index] for index in earlier if index in self._motion}
+        if known and self.backbone.has_attention:
+            nearest = max(known)
+            flow = self._meter.flow(self._window.features, newest, nearest)
+            if flow is not None:
+                known[newest] = carried_motion(newest, known[nearest], flow)
+        return known
 
     def _decode(self, masks: Masks | None = None, earlier: Sequence[PairAnswer] = ()) -> Sequence[PairAnswer]:
         """The newest frame's pairs, see `Backbone.attend`.
@@ -210,14 +243,15 @@ class Pipeline:
             )
 
     def _find_motion(
-        self, answers: Sequence[PairAnswer], before: Mapping[int, MotionEstimate] | None = None
+        self, answers: Sequence[PairAnswer], before: Mapping[int, MotionEstimate], again: bool = False
     ) -> tuple[Sequence[PairAnswer], dict[int, MotionEstimate]]:
         """The pairs, with motion measured where the cue needs it, and the motion in the frames of the window, by index.
 
-        before: what the first pass found, if this is the second. Pointmaps are made for the pairs that are measured,
-        and no others; the second pass measures them again where the first saw them, without what moves.
+        before: what is known to move already. again: that is what the first pass over this frame found. Pointmaps are
+        made for the pairs that are measured, and no others; the second pass measures them again where the first saw
+        them, without what moves.
         """
-        features, again = self._window.features, before is not None
+        features = self._window.features
         self._window.record(answers)
         if self._cue.needs_motion:
             if not again:
@@ -227,7 +261,7 @@ class Pipeline:
                 answers = with_pointmaps(answers, made)
                 self._meter.offer([pair for pair in made if pair.edge in measured], parcel)
                 self._cue.offer(features, self._window.evidence, parcel)
-            moving = {index: estimate.cells for index, estimate in (before or {}).items()}
+            moving = {index: estimate.cells for index, estimate in before.items()}
             answers = self._meter.complete(features, answers, moving)
             self._window.record(answers)
         return answers, self._cue.estimate(features, self._window.evidence, again)
@@ -298,8 +332,8 @@ class Pipeline:
 class Masks(Mapping[int, torch.Tensor]):
     """By frame index, (h, w) bool of the frames that pairs are made of; of those alone, and when they are asked for."""
 
-    def __init__(self, motion: Mapping[int, MotionEstimate], answers: Sequence[PairAnswer]):
-        wanted = {index for answer in answers for index in answer.edge}
+    def __init__(self, motion: Mapping[int, MotionEstimate], edges: Sequence[Edge]):
+        wanted = {index for edge in edges for index in edge}
         self._motion = {index: estimate for index, estimate in motion.items() if index in wanted}
 
     def __getitem__(self, index: int) -> torch.Tensor:
