@@ -152,6 +152,25 @@ class CloudConfig:
 
 
 @dataclass(frozen=True)
+class EngineConfig:
+    deadline_ms: float = setting(
+        0.0,
+        "Milliseconds that a frame may take; what takes longer gets a single pass, then fewer partners, then smaller "
+        "images, until it does not. 0: as long as it takes.",
+        low=0.0,
+        high=60_000.0,
+        live=True,
+    )
+    memory_mb: int = setting(
+        0,
+        "Megabytes of GPU memory (on a CPU: of the process) that may be used, kept in the same way. 0: all there is.",
+        low=0,
+        high=10_000_000,
+        live=True,
+    )
+
+
+@dataclass(frozen=True)
 class PipelineConfig:
     """Everything `Pipeline` needs."""
 
@@ -161,6 +180,7 @@ class PipelineConfig:
     motion: MotionConfig = field(default_factory=MotionConfig)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     clouds: CloudConfig = field(default_factory=CloudConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
 
 
 def settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Field, Any]]:

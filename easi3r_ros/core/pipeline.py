@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import NamedTuple
 
@@ -15,9 +16,10 @@ import torch
 from easi3r_ros.core.alignment.incremental import IncrementalAligner
 from easi3r_ros.core.alignment.whole import PairJournal
 from easi3r_ros.core.backbone import Backbone, build_backbone
+from easi3r_ros.core.budget import Effort, Level, Limits, decide, described, ladder
 from easi3r_ros.core.clouds import standing_depth
-from easi3r_ros.core.config import CloudConfig, PipelineConfig
-from easi3r_ros.core.engine import Landing, Parcel, fetch_each
+from easi3r_ros.core.config import CloudConfig, PipelineConfig, PreprocessConfig
+from easi3r_ros.core.engine import Landing, Parcel, fetch_each, memory_used_mb
 from easi3r_ros.core.motion import MotionCue, MotionMeter, build_cue, carried_motion
 from easi3r_ros.core.out_of_memory import ADVICE, OutOfMemory, attempt, release_unused
 from easi3r_ros.core.preprocess import camera_intrinsics, plan, prepare, seen_share, to_camera
@@ -43,6 +45,9 @@ log = logging.getLogger(__name__)
 USUAL_SIZES = ((1920, 1080), (640, 480))  # (W, H) of cameras; after resizing all that counts is the shape
 
 
+SCALES = (1.0, 0.75, 0.5)  # of the long side of a network's image, where nothing else is left to be saved
+
+
 class FrameSizeChanged(ValueError):
     """The camera's image size changed in mid-stream; `Pipeline.reset` and push the frame again."""
 
@@ -58,8 +63,9 @@ class Pipeline:
         self.backbone = backbone or build_backbone(config.backbone)
         self._cue = self._build_cue(config)
         self._meter = MotionMeter()
-        self._partners = Partners(config.window.offsets) if config.window.offsets else self.backbone.default_partners
-        self._window = FrameWindow(max((config.window.size, *(step + 1 for step in self._partners.steps))))
+        self._possible = Partners(config.window.offsets) if config.window.offsets else self.backbone.default_partners
+        self._effort = Effort()
+        self._window = FrameWindow(max((config.window.size, *(step + 1 for step in self._possible.steps))))
         backbone = self.backbone
         self._aligner = IncrementalAligner(config.alignment, self._window.size, backbone.metric, backbone.detail)
         self._journal = journal
@@ -97,7 +103,69 @@ class Pipeline:
 
     @property
     def _long_side(self) -> int:
-        return self.config.preprocess.long_side or self.backbone.input_spec.long_side
+        full = self.config.preprocess.long_side or self.backbone.input_spec.long_side
+        multiple = self.backbone.input_spec.multiple
+        return (
+            max(2 * multiple, round(full * self._level.scale / multiple) * multiple) if self._level.scale < 1 else full
+        )
+
+    # -- budgets -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _levels(self) -> tuple[Level, ...]:
+        """From everything that was configured to the least that works here."""
+        network = self.backbone.has_attention
+        scales = SCALES if network and not self.backbone.input_spec.square else SCALES[:1]
+        count = len(self._possible)
+        return ladder(count, self.config.motion.passes, min(self._fewest, count), scales)
+
+    @property
+    def _level(self) -> Level:
+        levels = self._levels
+        return levels[min(self._effort.level, len(levels) - 1)]
+
+    @property
+    def _partners(self) -> Partners:
+        return self._possible.first(self._level.partners)
+
+    @property
+    def _fewest(self) -> int:
+        """Partners that are needed: statistics over pairs need two (METHOD 3)."""
+        return 2 if self.backbone.has_attention else 1
+
+    def _keep_budgets(self, milliseconds: float) -> None:
+        """After a frame that took so long: what is done for the next one."""
+        engine, levels, before = self.config.engine, self._levels, self._level
+        if not (engine.deadline_ms or engine.memory_mb or self._effort.level):
+            return
+        used = memory_used_mb(self._device) if engine.memory_mb else 0.0
+        limits = Limits(engine.deadline_ms, engine.memory_mb)
+        effort = replace(self._effort, level=min(self._effort.level, len(levels) - 1))
+        self._effort = decide(effort, levels, limits, milliseconds, used)
+        if self._level == before:
+            return
+        less = self._effort.level > effort.level
+        say = log.warning if less else log.info
+        say("%s from now on: %s", "less is done" if less else "more is done", self._described_effort or "everything")
+        if self._level.scale != before.scale:
+            self._begin_again(self._level.scale / before.scale)
+
+    @property
+    def _described_effort(self) -> str:
+        return described(self._level, self._levels[0], self._effort.cause)
+
+    @property
+    def _device(self) -> torch.device:
+        features = list(self._window.features.values())
+        return features[-1].tokens.device if features else torch.device("cpu")
+
+    def _begin_again(self, zoom: float) -> None:
+        """Images of two sizes cannot be paired, so a new world starts at the last known pose."""
+        self._window.clear()
+        self._cue.reset()
+        self._meter.reset()
+        self._aligner.begin_again(zoom)
+        self._motion = {}
 
     def reset(self) -> None:
         """Forget all frames and start a new world."""
@@ -123,8 +191,9 @@ class Pipeline:
         """
         self._check_size(frame)
         watch = self.stopwatch()
+        begin = time.perf_counter()
         with watch("preprocess"):
-            image = prepare(frame, self.backbone.input_spec, self.config.preprocess)
+            image = prepare(frame, self.backbone.input_spec, PreprocessConfig(long_side=self._long_side))
         self._warm_up(image.image.shape[:2])
         with watch("encode"):
             self._window.add(self._encode(image))
@@ -135,7 +204,7 @@ class Pipeline:
         with watch("motion"):
             answers, motion = self._find_motion(first, expected)
         masks = Masks(motion, self._new_edges())
-        if self.config.motion.passes == 2 and masks:
+        if self._level.passes == 2 and masks:
             with watch("decode_masked"):
                 again = self._decode(masks, first)
             if again is not first:
@@ -154,7 +223,9 @@ class Pipeline:
             with watch("journal"):
                 self._journal.add(geometry, masks, aligned, focal_known=image.K is not None)
         with watch("output"):
-            return self._result(image, motion.get(frame.index), share, aligned, watch)
+            result = self._result(image, motion.get(frame.index), share, aligned, watch)
+        self._keep_budgets((time.perf_counter() - begin) * 1e3)
+        return result
 
     def _moving_share(self, image: NetworkInput, masks: Mapping[int, torch.Tensor], parcel: Parcel) -> Landing | None:
         """() share of the network image that the new frame's mask takes, on its way to the host; None: no mask."""
@@ -187,7 +258,7 @@ class Pipeline:
         edges = self._new_edges()
         if self._cue.needs_motion:
             self._meter.start(self._window.features, edges)
-        elif self.config.motion.passes == 1 and edges:
+        elif self._level.passes == 1 and edges:
             self._meter.start(self._window.features, [edges[0]])  # to the nearest frame
 
     def _expected_motion(self) -> dict[int, MotionEstimate]:
@@ -196,7 +267,7 @@ class Pipeline:
         Of earlier frames it is what was found last. Of the new frame what its predecessor's mask becomes, carried along
         the flow, if a flow is known before its pairs are.
         """
-        if self.config.motion.passes == 2:
+        if self._level.passes == 2:
             return {}
         *earlier, newest = self._window.indices
         known = {index: self._motion[index] for index in earlier if index in self._motion}
@@ -279,15 +350,14 @@ class Pipeline:
     def _fewer_pairs(self, pairs: Sequence[tuple[Features, Features]]) -> list[tuple[Features, Features]]:
         """Less than `pairs` of the newest frame, and of every later one. Raises OutOfMemory if there cannot be less."""
         partners, fewer = self._partners, list(pairs)
-        fewest = 2 if self.backbone.has_attention else 1  # statistics over pairs need two partners (METHOD 3)
-        while len(partners) > fewest and len(fewer) == len(pairs):
-            partners = partners.first(max(fewest, len(partners) // 2))
+        while len(partners) > self._fewest and len(fewer) == len(pairs):
+            partners = partners.first(max(self._fewest, len(partners) // 2))
             fewer = self._window.new_pairs(partners)
         if len(fewer) == len(pairs):  # the same again would fail again
             raise OutOfMemory(
                 f"there is too little memory for {len(pairs)} pairs of frames, and no less will do: {ADVICE}"
             )
-        self._partners = partners
+        self._possible = partners
         log.warning("out of memory: each frame is paired with %d others only from now on", len(partners))
         return fewer
 
@@ -326,6 +396,7 @@ class Pipeline:
             window=self._window.indices,
             latency_ms=watch.milliseconds,
             evidence=Deferred(maps.evidence),
+            effort=self._described_effort,
         )
 
 

@@ -250,6 +250,9 @@ class FrameResult:
     latency_ms: dict[str, float]  # wall time per stage; "output" grows with the maps that are read
     evidence: dict[str, np.ndarray] = OnDemand()  # per cue, at the backbone's size, for debugging
     world: int = 0  # as AlignedFrame
+    effort: str = (
+        ""  # what was left out to stay within `engine.deadline_ms` and `engine.memory_mb`, and why, for a person
+    )
 
     def __getstate__(self) -> dict[str, Any]:
         """Computed: what is deferred does not outlive this process."""

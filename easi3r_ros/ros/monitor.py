@@ -100,6 +100,7 @@ class Monitor:
         if result is None:
             return _diagnostic(f"{node}: tracking", DiagnosticStatus.OK, "no image processed yet", values)
         values["dynamic fraction"] = f"{result.dynamic_fraction:.3f}"
+        values["effort"] = result.effort or "everything"
         text = result.state.value + (f": {result.reason}" if result.reason else "")
         return _diagnostic(f"{node}: tracking", _LEVELS[result.state], text, values)
 
