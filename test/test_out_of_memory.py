@@ -122,7 +122,7 @@ class TestNetwork:
         return backbone
 
     def test_it_depends_on_the_batch(self, backbone, caplog):
-        config = with_settings(PipelineConfig(), {"motion.second_pass": False, "motion.memory": 0.0})
+        config = with_settings(PipelineConfig(), {"motion.passes": 1, "motion.memory": 0.0})
         pipeline = Pipeline(config, backbone)
         for index in range(4):
             pipeline.push(frame(index, 80))
