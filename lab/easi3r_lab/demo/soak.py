@@ -60,7 +60,8 @@ def run_soak(
     """`frames` images in bag mode, or as many as `minutes` allow; the figures of soak_figures.figures.
 
     every: frames between two looks at the node's memory, each told to `say`; size: (W, H); with_map: ask for ~/map as
-    well, which grows until it has map.max_voxels cells; node_arguments: more of what follows --ros-args. Writes node.log into `out`. Raises SoakFailed or NodeFailed.
+    well, which grows until it has map.max_voxels cells; node_arguments: more of what follows --ros-args. Writes
+    node.log into `out`. Raises SoakFailed or NodeFailed.
     """
     out.mkdir(parents=True, exist_ok=True)
     domain_id = 1 + os.getpid() % 100  # away from any robot's; DDS wants 0..101 on Linux
