@@ -113,6 +113,7 @@ class PairAttention:
 class PairMotion:
     """How far each pixel's observed motion is from the rigid one, divided by its expected error (0: as static)."""
 
+    # h and w are those of the image that flow is measured on (`two_view.flow.measured_size`), at most the network's.
     a: torch.Tensor  # (h, w) float32 >= 0, lives on frame a
     b: torch.Tensor  # (h, w) float32 >= 0, lives on frame b
     # (2, h // 2, w // 2) float32 pixels (u, v), on every second pixel: how far it went; NaN where that is not sure.
@@ -167,13 +168,47 @@ PairAnswer = PairGeometry | DecodedPair  # see `Backbone.pointmaps`
 
 
 @dataclass(frozen=True)
+class Deferred:
+    """A value that is computed when it is asked for."""
+
+    compute: Callable[[], Any]
+
+
+class OnDemand:
+    """A field of a dataclass that takes a value or a `Deferred`. Reading it always gives the value, computed once."""
+
+    NO_DEFAULT = object()
+
+    def __init__(self, default: Any = NO_DEFAULT):
+        self._default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            if self._default is self.NO_DEFAULT:
+                raise AttributeError(self._name)  # how a dataclass learns that the field has no default
+            return self._default
+        value = instance.__dict__[self._name]
+        if isinstance(value, Deferred):
+            value = instance.__dict__[self._name] = value.compute()
+        return value
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        instance.__dict__[self._name] = value
+
+
+@dataclass(frozen=True)
 class MotionEstimate:
     """What moves in one frame."""
 
     index: int
-    probability: torch.Tensor  # (h, w) float32 in [0, 1]
-    mask: torch.Tensor  # (h, w) bool
-    evidence: dict[str, torch.Tensor] = field(default_factory=dict)  # per cue: (gh, gw) or (h, w) float32
+    probability: torch.Tensor = OnDemand()  # (h, w) float32 in [0, 1], on the backbone's device
+    mask: torch.Tensor = OnDemand()  # (h, w) bool, as the probability
+    evidence: dict[str, torch.Tensor] = field(default_factory=dict)  # per cue: (gh, gw), cells or (h, w), float32
+    # (g, k) bool, the mask on the cells of the measured motion, where the host knows it; None: the device alone does.
+    cells: np.ndarray | None = OnDemand(None)
 
 
 class TrackingState(Enum):
@@ -226,31 +261,6 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Deferred:
-    """A value that is computed when it is asked for."""
-
-    compute: Callable[[], Any]
-
-
-class OnDemand:
-    """A field of a dataclass that takes a value or a `Deferred`. Reading it always gives the value, computed once."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, instance: Any, owner: type) -> Any:
-        if instance is None:
-            raise AttributeError(self._name)  # how a dataclass learns that the field has no default
-        value = instance.__dict__[self._name]
-        if isinstance(value, Deferred):
-            value = instance.__dict__[self._name] = value.compute()
-        return value
-
-    def __set__(self, instance: Any, value: Any) -> None:
-        instance.__dict__[self._name] = value
-
-
-@dataclass(frozen=True)
 class FrameResult:
     """Everything known about one frame, at the camera's size. Maps that nobody reads are not computed."""
 
@@ -272,6 +282,7 @@ class FrameResult:
     evidence: dict[str, np.ndarray] = OnDemand()  # per cue, at the backbone's size, for debugging
     world: int = 0  # as AlignedFrame
     scale: Scale = Scale()  # lengths here are multiplied by it if it is LOCKED
+    effort: str = ""  # what is left out to stay within `EngineConfig`'s budgets, and why, for a person
 
     @property
     def withheld(self) -> bool:

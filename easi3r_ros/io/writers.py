@@ -215,8 +215,12 @@ class OverlayWriter(ResultWriter):
     TINT = 0.4
     TICKS = 90_000  # per second: every usual frame rate is a whole number of them
     PAUSE = 60.0  # seconds; longer gaps, and stamps that go back, are played as one frame period
-    # No B-frames, so that any player gets the times right; the matrix that the conversion to YUV uses is written down.
-    ENCODER = {"preset": "veryfast", "crf": "20", "bf": "0", "x264-params": "colormatrix=smpte170m"}
+    # Nothing is held back, and no B-frames, so that any player gets the times right; the matrix that the conversion to
+    # YUV uses is written down.
+    ENCODER = {"preset": "veryfast", "tune": "zerolatency", "crf": "20", "x264-params": "colormatrix=smpte170m"}
+    # In fragments of half a second, so that what was written can be played if this process is killed; since FFmpeg 7.1
+    # closing makes an ordinary file of it.
+    HYBRID_SINCE = (61, 7, 100)
 
     def __init__(self, path: Path, rate: float, record: Record = unrecorded):
         """rate: frames per second where stamps do not say. Raises WriteError where there is no encoder."""
@@ -255,7 +259,7 @@ class OverlayWriter(ResultWriter):
     def _open(self, width: int, height: int) -> None:
         ticks = Fraction(1, self.TICKS)
         try:
-            container = self._av.open(f"file:{self._path}", "w", format="mp4")
+            container = self._av.open(f"file:{self._path}", "w", format="mp4", options=self._muxer())
             rate = Fraction(self._rate).limit_denominator(1001)
             self._stream = container.add_stream("libx264", rate=rate, options=self.ENCODER)
             self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
@@ -265,6 +269,11 @@ class OverlayWriter(ResultWriter):
             raise WriteError(f"cannot write '{self._path}': {words(error)}") from error
         self._container = container
         self._record(self._path, False)
+
+    def _muxer(self) -> dict[str, str]:
+        hybrid = tuple(self._av.library_versions["libavformat"]) >= self.HYBRID_SINCE
+        whole = "hybrid_fragmented" if hybrid else "frag_keyframe+empty_moov+default_base_moof"
+        return {"movflags": whole, "frag_duration": "500000", "flush_packets": "1"}
 
     def _gap(self, nanoseconds: int) -> int:
         """Ticks until the next picture, at least one."""

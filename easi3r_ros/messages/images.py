@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from easi3r_ros.messages.jpeg import is_cut_short
 from easi3r_ros.messages.plausible import why_implausible
 from easi3r_ros.messages.rectify import is_bent, pinhole_of
 
@@ -297,6 +298,9 @@ def rgb_from_compressed(message: Any, widened: Callable[[np.ndarray], np.ndarray
         raise ConversionError(
             f"compressed image (format '{message.format}', {data.size} bytes) cannot be decoded; accepted: jpeg, png"
         )
+    if is_cut_short(data.tobytes(), image):
+        what = f"compressed image (format '{message.format}')"
+        raise ConversionError(f"{what} is truncated: its pixels end before the image does")
     image = widened(image)
     if mosaic and (image.ndim == 2 or _is_grey(image)):
         single = image if image.ndim == 2 else np.ascontiguousarray(image[..., 0])
