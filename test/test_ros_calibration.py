@@ -65,7 +65,9 @@ def run(client):
         stamp, count = next(stamps) * SECOND, len(client.received["/easi3r/mask"])
         client.send(rgb_image(stamp), "/image")
         wait_until(lambda: len(client.received["/easi3r/mask"]) > count, "a mask")
-        wait_until(lambda: client.received["/easi3r/depth"][-1].header.stamp.sec == stamp // SECOND, "a depth image")
+        for name in ("depth", "depth/camera_info", "points/static"):
+            seen = client.received[f"/easi3r/{name}"]
+            wait_until(lambda seen=seen: seen and seen[-1].header.stamp.sec == stamp // SECOND, f"{name} of the image")
         return Seeing.frames[-1], array_from_image(client.received["/easi3r/mask"][-1])
 
     yield shoot
