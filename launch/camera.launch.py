@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
@@ -38,10 +38,16 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(live())
 
 
-def live(defaults: Mapping[str, str] = MappingProxyType({})) -> list[LaunchDescriptionEntity]:
-    """The node on a camera and its arguments; defaults: those that differ, by name."""
+def live(
+    defaults: Mapping[str, str] = MappingProxyType({}), before: Sequence[Action] = ()
+) -> list[LaunchDescriptionEntity]:
+    """The node on a camera and its arguments; defaults: those that differ, by name.
+
+    before: what is started with it. It comes first, as RViz does: a process that was started before an exception ends
+    the launch may be left running.
+    """
     autostart = DeclareLaunchArgument("autostart", default_value="true", description="Configure and activate at start.")
-    start = (OpaqueFunction(function=start_node), OpaqueFunction(function=start_rviz))
+    start = (OpaqueFunction(function=start_rviz), *before, OpaqueFunction(function=start_node))
     return [*arguments("camera.yaml", "false", defaults), autostart, *start]
 
 

@@ -1,4 +1,4 @@
-"""Processes to be killed: node, camera, player and subscribers, each a fork of one process that has everything imported.
+"""Processes to be killed: node, camera, player, subscribers; each a fork of one process that has all imported.
 
 A process of its own per fault, without the seconds that its imports would take each time.
 """
@@ -134,7 +134,7 @@ def _camera(topic, first_ns) -> None:
 
     rclpy.init(args=[])
     publisher = rclpy.create_node("camera").create_publisher(Image, topic, 5)
-    message, start = rgb_image(0), time.time_ns()
+    message, start = rgb_image(0, frame_id=f"{topic.strip('/').replace('/', '_')}_optical"), time.time_ns()
     for index in range(100_000):
         time.sleep(1 / RATE)
         now = time.time_ns() if first_ns is None else first_ns + time.time_ns() - start

@@ -16,6 +16,7 @@ from sensor_msgs.msg import Image  # noqa: E402
 from tf2_msgs.msg import TFMessage  # noqa: E402
 
 from easi3r_ros.messages.conversions import stamp_ns, time_message  # noqa: E402
+from easi3r_ros.ros import neighbours  # noqa: E402
 from easi3r_ros.ros.node import _start_words  # noqa: E402
 
 SECOND = 1_000_000_000
@@ -136,7 +137,8 @@ def test_nothing_is_green_while_no_image_comes(client, running):
     assert diagnostic(client, "tracking").level == DiagnosticStatus.STALE
 
 
-def test_a_namesake_is_told(client, running):
+def test_a_namesake_is_told(client, running, monkeypatch):
+    monkeypatch.setattr(neighbours, "PATIENCE", 0.0)
     context = rclpy.Context()
     rclpy.init(context=context)
     node = rclpy.create_node("easi3r", namespace="/wild", context=context)

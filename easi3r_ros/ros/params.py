@@ -55,6 +55,24 @@ class NodeConfig:
     image_timeout: float = setting(
         5.0, "Seconds without an image after which the node warns and says what it found.", low=0.1, live=True
     )
+    diagnostics_min_rate: float = setting(
+        0.0, "Results per second below which `/diagnostics` warns; 0: never.", low=0.0, high=1000.0, live=True
+    )
+    diagnostics_max_latency: float = setting(
+        0.0,
+        "Seconds from an image to its results; `/diagnostics` warns if more than one in twenty takes longer. 0: never.",
+        low=0.0,
+        high=3600.0,
+        live=True,
+    )
+    diagnostics_max_lost: float = setting(
+        0.1,
+        "Share of the images, lost by the middleware in the last seconds, above which `/diagnostics` warns; it is an "
+        "error above 0.5.",
+        low=0.0,
+        high=1.0,
+        live=True,
+    )
     tf_mode: str = setting(
         "map_to_camera",
         "What is broadcast on /tf (REP-105). map_to_odom: map_frame -> odom_frame, for a robot with odometry; "
@@ -176,6 +194,12 @@ def unknown_overrides(node: Node) -> list[str] | None:
     if given is None:
         return None
     return [name for name in given if not (node.has_parameter(name) or name.startswith("qos_overrides."))]
+
+
+def unused_qos(node: Node) -> list[str]:
+    """QoS overrides given at start that belong to nothing that the node has opened so far."""
+    given = given_parameters(node) or ()
+    return [name for name in given if name.startswith("qos_overrides.") and not node.has_parameter(name)]
 
 
 def read(node: Node) -> Settings:

@@ -27,13 +27,13 @@ from easi3r_lab.synthetic import iter_frames, stack_frames
 from easi3r_ros.messages.conversions import stamp_ns, time_message
 
 # As somebody who uses the node would: what nobody subscribes to is not made, and could not leak.
-_OUTPUTS = {
+_OUTPUTS: dict[str, type] = {
     "mask": Image,
     "pose": PoseWithCovarianceStamped,
     "points/static": PointCloud2,
     "points/dynamic": PointCloud2,
-    "map": PointCloud2,
 }
+_MAP: dict[str, type] = {"map": PointCloud2}
 _AHEAD = 2  # frames under way: one in the node's hand, one that waits, so that it never has to
 _START_LIMIT = 90.0  # seconds until the node listens
 _ANSWER_LIMIT = 30.0  # seconds; a frame without a status by then is counted as unanswered, and the soak goes on
@@ -53,18 +53,20 @@ def run_soak(
     minutes: float = 60.0,
     every: int = 100,
     size: tuple[int, int] = (320, 240),
+    with_map: bool = False,
     node_arguments: tuple[str, ...] = (),
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
 ) -> dict[str, Any]:
     """`frames` images in bag mode, or as many as `minutes` allow; the figures of soak_figures.figures.
 
-    every: frames between two looks at the node's memory, each told to `say`; size: (W, H); node_arguments: more of
-    what follows --ros-args. Writes node.log into `out`. Raises SoakFailed or NodeFailed.
+    every: frames between two looks at the node's memory, each told to `say`; size: (W, H); with_map: ask for ~/map as
+    well, which grows until it has map.max_voxels cells; node_arguments: more of what follows --ros-args. Writes
+    node.log into `out`. Raises SoakFailed or NodeFailed.
     """
     out.mkdir(parents=True, exist_ok=True)
     domain_id = 1 + os.getpid() % 100  # away from any robot's; DDS wants 0..101 on Linux
     arguments = ("-p", "bag_mode:=true", *node_arguments)
-    with running_node(domain_id, out / "node.log", arguments) as node, _client(domain_id) as client:
+    with running_node(domain_id, out / "node.log", arguments) as node, _client(domain_id, with_map) as client:
         say(f"rendering {_CLIP_FRAMES} frames at {size[0]} x {size[1]}, while the node starts ...")
         clip = stack_frames(list(iter_frames("walkers", 0, _CLIP_FRAMES, size, _RATE)), "walkers", 0, _RATE)
         client.wait_for_node(node)
@@ -76,11 +78,11 @@ def run_soak(
 
 
 @contextmanager
-def _client(domain_id: int) -> Iterator[SoakClient]:
+def _client(domain_id: int, with_map: bool) -> Iterator[SoakClient]:
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     context = Context()
     rclpy.init(args=[], context=context, domain_id=domain_id)
-    client = SoakClient(context)
+    client = SoakClient(context, with_map)
     try:
         yield client
     finally:
@@ -91,7 +93,7 @@ def _client(domain_id: int) -> Iterator[SoakClient]:
 class SoakClient(Node):
     """Publishes a camera, holds it back to what the node takes, and keeps numbers only, so that it can run for days."""
 
-    def __init__(self, context: Context, node: str = "easi3r"):
+    def __init__(self, context: Context, with_map: bool, node: str = "easi3r"):
         super().__init__("easi3r_soak", context=context)
         self._executor = SingleThreadedExecutor(context=context)
         self._executor.add_node(self)
@@ -103,8 +105,9 @@ class SoakClient(Node):
         self.latencies_ms: list[float] = []  # wall time from the publication of an image to its status, in order
         self._status: WindowStatus | None = None
         self._input: dict[str, str] = {}
-        self._topics = [f"{node}/{name}" for name in [*_OUTPUTS, "status"]]
-        for name, type_ in _OUTPUTS.items():
+        outputs = _OUTPUTS | (_MAP if with_map else {})
+        self._topics = [f"{node}/{name}" for name in [*outputs, "status"]]
+        for name, type_ in outputs.items():
             self.create_subscription(type_, f"{node}/{name}", lambda _: None, 10)
         self.create_subscription(WindowStatus, f"{node}/status", self._on_status, 100)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
