@@ -56,6 +56,14 @@ OBJECT_COLUMNS = (
     ("movers", "movers", 0),
     ("false per image", "false_objects", 2),
 )
+METRES_COLUMNS = (
+    ("locked after m", "locked_after", 2),
+    ("share of frames", "locked", 2),
+    ("error", "error", 3),
+    ("sigma", "sigma", 3),
+    ("largest error", "largest", 3),
+    ("error of the way", "path_error", 3),
+)
 
 Checkpoints = Annotated[
     list[str] | None,
@@ -210,6 +218,29 @@ def davis_all(
     """As davis17, on every sequence that is there."""
     options = {"checkpoints": checkpoint, "classical": classical, "assignments": assignments}
     _davis("davis-all", root, options, out, as_json)
+
+
+@app.command()
+def metres(
+    presets: Annotated[str, typer.Option(help="Comma-separated names of rendered scenes.")] = f"patrol,{PRESETS}",
+    seeds: Seeds = "101,102",
+    frames: Frames = 90,
+    rate: Rate = 30.0,
+    assignments: Assignments = None,
+) -> None:
+    """Metres from odometry, a depth sensor and the camera's height: when they are known, and how far off they are."""
+    from easi3r_lab.eval.metres import SOURCES, score
+    from easi3r_lab.eval.moving_things import results_of
+
+    table = _table("clip", "seed", "source", *(title for title, _, _ in METRES_COLUMNS))
+    (config,) = _configs(None, True, assignments).values()
+    for spec, clip in _clips(presets, seeds, frames, rate):
+        results = results_of(clip, config)
+        for source in SOURCES:
+            found = score(clip, results, source, config)
+            values = ("-" if found is None else _text(getattr(found, key), d) for _, key, d in METRES_COLUMNS)
+            table.add_row(spec.preset, str(spec.seed), source, *values)
+    _show(table)
 
 
 @app.command()
