@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
@@ -23,6 +23,10 @@ SHORTCUTS = (
     ("image_transport", "image_transport", "raw or compressed"),
     ("tf_mode", "tf_mode", "what is broadcast on /tf"),
     ("map_frame", "map_frame", "name of the world frame"),
+    ("odom_frame", "odom_frame", "name of the odometry's frame"),
+    ("base_frame", "base_frame", "name of the robot's frame"),
+    ("level", "level", "none, camera, imu or tf: how the world gets its z axis up"),
+    ("scale_source", "scale.source", "auto, none, checkpoint, odometry, depth, camera_height or fixed"),
     ("external_mask", "external_mask", "none, stamp or latest: how masks of others are taken in"),
 )
 
@@ -34,10 +38,16 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(live())
 
 
-def live(defaults: Mapping[str, str] = MappingProxyType({})) -> list[LaunchDescriptionEntity]:
-    """The node on a camera and its arguments; defaults: those that differ, by name."""
+def live(
+    defaults: Mapping[str, str] = MappingProxyType({}), before: Sequence[Action] = ()
+) -> list[LaunchDescriptionEntity]:
+    """The node on a camera and its arguments; defaults: those that differ, by name.
+
+    before: what is started with it. It comes first, as RViz does: a process that was started before an exception ends
+    the launch may be left running.
+    """
     autostart = DeclareLaunchArgument("autostart", default_value="true", description="Configure and activate at start.")
-    start = (OpaqueFunction(function=start_node), OpaqueFunction(function=start_rviz))
+    start = (OpaqueFunction(function=start_rviz), *before, OpaqueFunction(function=start_node))
     return [*arguments("camera.yaml", "false", defaults), autostart, *start]
 
 
@@ -57,6 +67,12 @@ def arguments(
             "depth",
             default_value="depth",
             description="Topic of depth images that are aligned with the images, if any.",
+        ),
+        DeclareLaunchArgument(
+            "imu", default_value="imu", description="Topic of an IMU fixed to the camera, for level:=imu."
+        ),
+        DeclareLaunchArgument(
+            "odom", default_value="odom", description="Topic of odometry, for scale.odometry topic (see docs/tf.md)."
         ),
         DeclareLaunchArgument(
             "masks", default_value="external_mask", description="Topic of masks of others (parameter `external_mask`)."
@@ -106,6 +122,8 @@ def make_node(
             ("image/compressed", f"{image}/compressed"),
             ("camera_info", camera_info),
             ("depth", value("depth")),
+            ("imu", value("imu")),
+            ("odom", value("odom")),
             ("external_mask", value("masks")),
         ],
         arguments=["--ros-args", "--log-level", value("log_level")],

@@ -34,7 +34,7 @@ def describe(stack: Stack) -> LaunchDescription:
         "stack", default_value="true", description=f"Start {stack.package} too; false: only this node, for it."
     )
     start = OpaqueFunction(function=lambda context: _start_stack(stack, context))
-    return LaunchDescription([own, *stack.arguments, *CAMERA["live"](stack.defaults), start])
+    return LaunchDescription([own, *stack.arguments, *CAMERA["live"](stack.defaults, before=[start])])
 
 
 def value(context: LaunchContext, argument: str) -> str:

@@ -361,3 +361,14 @@ class TestRViz:
         shown = set(re.findall(r"Value: (/easi3r/[a-z_/]+)", layout))
         assert shown == set(rviz.remappings) == {f"/easi3r/{name}" for name in module.SHOWN}
         assert set(rviz.remappings.values()) == {f"/robot{name}" for name in shown}
+
+
+@pytest.mark.parametrize("name", [*DRIVERS, *STACKS, "camera"])
+def test_what_is_missing_is_said_before_anything_is_started(monkeypatch, name):
+    """launch may leave a process running that it started just before an exception."""
+    launch = FakeLaunch()
+    helpers_launch.install(monkeypatch, launch)
+    description = helpers_launch.load(LAUNCH / f"{name}.launch.py").generate_launch_description()
+    with pytest.raises(RuntimeError, match="is not installed"):
+        launch.include(description, rviz=str(name == "camera"))
+    assert launch.nodes == launch.drivers == []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,7 +80,7 @@ class BenchConfig:
                 preprocess=PreprocessConfig(long_side=max(self.resolution)),
                 backbone=self.backbone,
                 window=WindowConfig(size=max(2, offsets[-1] + 1), offsets=offsets),
-                motion=MotionConfig(cue=self.cue, mode=mode, second_pass=self.passes == 2),
+                motion=MotionConfig(cue=self.cue, mode=mode, passes=self.passes),
             )
         )
 
@@ -127,7 +127,7 @@ def figures(config: BenchConfig, network: Dust3rBackbone, mode: str) -> dict:
     frames = moving_patterns(config.resolution)
     device = network.device
     _reset_peak(device)
-    network.warm_up(config.resolution[::-1], 2 * config.partners, config.passes == 2)
+    network.warm_up(config.resolution[::-1], 2 * config.partners)
     first = _timed(lambda: pipeline.push(next(frames)))
     for _ in range(config.warm - 1):
         pipeline.push(next(frames))
@@ -206,10 +206,14 @@ class MeteredBackbone(Backbone):
             return self.network.encode(image)
 
     def attend(
-        self, pairs: Sequence[Pair], masks: Mapping[int, Tensor] | None = None, earlier: Sequence[PairAnswer] = ()
+        self,
+        pairs: Sequence[Pair],
+        masks: Mapping[int, Tensor] | None = None,
+        earlier: Sequence[PairAnswer] = (),
+        moving: Collection[int] | None = None,
     ) -> Sequence[PairAnswer]:
         with self._metered():
-            return self.network.attend(pairs, masks, earlier)
+            return self.network.attend(pairs, masks, earlier, moving)
 
     def decode(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor] | None = None) -> list[PairGeometry]:
         with self._metered():
@@ -254,7 +258,11 @@ class PlainBackbone(Dust3rBackbone):
         return answers
 
     def attend(
-        self, pairs: Sequence[Pair], masks: Mapping[int, Tensor] | None = None, earlier: Sequence[PairAnswer] = ()
+        self,
+        pairs: Sequence[Pair],
+        masks: Mapping[int, Tensor] | None = None,
+        earlier: Sequence[PairAnswer] = (),
+        moving: Collection[int] | None = None,
     ) -> Sequence[PairAnswer]:
         return self.decode(pairs, masks)
 

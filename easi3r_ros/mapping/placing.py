@@ -66,7 +66,7 @@ class FromDepth:
         if scale.state is ScaleState.LOCKED and self._count % SETTLED_EVERY:
             return
         metres = self._depth_at(result)
-        found = None if metres is None else depth_scale.depth_ratio(result, metres)
+        found = None if metres is None else depth_scale.depth_ratio(result.as_received, metres)
         if found is not None:
             yield found
 

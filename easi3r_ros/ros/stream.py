@@ -157,22 +157,25 @@ class Stream:
         """False: the image is late and left out."""
         header = self._named(arrival.message.header)
         image = self._read(arrival.message)
-        if self._first and self._node.count_publishers(self.topics.info) > 0:
-            self._camera.wait(_INFO_PATIENCE)
-        self._first = False
+        if self._first:
+            self._await_calibration()
         info, K = self._camera.matching((image.shape[1], image.shape[0]), header.frame_id)
+        lens = self._camera.lens
         stamp = stamp_ns(header.stamp)
         size = (image.shape[1], image.shape[0])
         excluded = self._companions.before(stamp, size)
         try:
-            result = self._engine.process(image, stamp, header.frame_id, K, excluded)
+            result = self._engine.process(image, stamp, header.frame_id, K, excluded, lens)
         except LateImage as late:
             self.monitor.late += 1
             self._warn(f"'{self.topics.image}': {late}")
             return False
         result = self._world.placing.place(result)
-        self._outputs.publish(result, header, info, self._companions.body(size))
-        self._companions.publish(result, arrival.message, info)
+        body = self._companions.body(size)
+        if lens is not None and body is not None:
+            body = lens.rectify_mask(body)
+        self._outputs.publish(result, header, info, body)
+        self._companions.publish(result.as_received, arrival.message, info)
         latency_ms = (time.perf_counter() - arrival.when) * 1e3
         self.monitor.finished(result, latency_ms)
         total_ms = total_latency_ms(self._node.get_clock().now().nanoseconds, header)
@@ -188,6 +191,20 @@ class Stream:
             )
         )
         return True
+
+    def _await_calibration(self) -> None:
+        """Before the first image."""
+        self._first = False
+        publishers = self._node.count_publishers(self.topics.info)
+        if publishers:
+            self._camera.wait(_INFO_PATIENCE)
+        if not self._camera.known:
+            who = f"{publishers} publishers sent nothing" if publishers else "nobody publishes it"
+            self._warn(
+                f"no camera_info on '{self.topics.info}' ({who}): the focal length is estimated from "
+                "backbone.horizontal_fov and the images, and lens distortion stays in them. Once one comes, tracking "
+                "starts again with it"
+            )
 
     def _named(self, header: Any) -> Any:
         """The header with a frame that tf2 takes, which then is in all outputs."""

@@ -124,6 +124,8 @@ class Surroundings:
         with _timed(result, "objects"):
             objects, ids = self._tracker.update(result, ignored, placed)
         if self._wanted("instances"):
+            seen = result.frame.received
+            ids = ids if seen is None else seen.restore(ids, 0, False)
             self._send("instances", instances_message(ids, header))
         if placed:  # nothing is said about places that are not known
             for name, message in object_messages(objects, in_map, result.metric, self._wanted):

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from easi3r_lab.cli import bench_align, evaluate
+from easi3r_lab.cli import bench_align, bench_soak, bench_transport, evaluate
 from easi3r_ros.cli.app import new_app, run_app
 
 
@@ -94,6 +94,8 @@ app = new_app(
 app.command()(demo)
 app.command()(verify)
 app.add_typer(evaluate.app, name="eval")
+bench_align.app.command()(bench_soak.soak)
+bench_align.app.command()(bench_transport.transport)
 app.add_typer(bench_align.app, name="bench")
 app.command()(train)
 
