@@ -1,6 +1,7 @@
 """The Python libraries that are used, what for, and the sentence for one that is not there.
 
-Only the standard library is imported here. Version bounds are in requirements.txt and requirements-optional.txt.
+Only the standard library is imported here. Version bounds are in requirements.txt, requirements-optional.txt and
+pyproject.toml (`LARGE`).
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ OPTIONAL = (
     Library("sklearn", "scikit-learn", "python3-sklearn", "motion.mode paper: the published clustering"),
     Library("skimage", "scikit-image", "python3-skimage", "motion.mode paper: the published threshold"),
 )
+# Large, and wanted by few: not in requirements-optional.txt, an extra of its own each.
+LARGE = (
+    Library("rerun", "rerun-sdk", "", "the viewer (easi3r run --viewer rerun)", oldest="0.24"),
+    Library("sam2", "sam2", "", "motion.refine sam2", oldest="1.1"),
+)
 
 
 class MissingLibrary(ImportError):
@@ -70,7 +76,7 @@ def needed(module: str) -> Iterator[None]:
 def known(module: str | None) -> Library | None:
     """The library that a module, such as `sklearn.cluster`, belongs to; None for all others."""
     top = (module or "").partition(".")[0]
-    return next((library for library in (*REQUIRED, *OPTIONAL) if library.module == top), None)
+    return next((library for library in (*REQUIRED, *OPTIONAL, *LARGE) if library.module == top), None)
 
 
 def version(library: Library) -> str:

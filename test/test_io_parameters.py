@@ -69,13 +69,13 @@ def test_assignments_get_the_type_of_their_setting():
         [
             "window.size=8",
             "motion.threshold=0.25",
-            "motion.second_pass=false",
+            "motion.passes=1",
             "window.offsets=[1, 3]",
             "backbone.device=1",
         ]
     )
     config = with_settings(PipelineConfig(), values)
-    assert (config.window.size, config.motion.threshold, config.motion.second_pass) == (8, 0.25, False)
+    assert (config.window.size, config.motion.threshold, config.motion.passes) == (8, 0.25, 1)
     assert (config.window.offsets, config.backbone.device) == ((1, 3), "1")
 
 

@@ -249,7 +249,9 @@ def test_a_run_writes_everything_and_sums_up(tmp_path):
     assert (summary.frames, summary.width, summary.height) == (5, WIDTH, HEIGHT)
     assert summary.path_length == pytest.approx(0.4)
     assert summary.latency_p50_ms == pytest.approx(5.0) and summary.frames_per_second == pytest.approx(200.0)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*NAMES.values(), manifest.NAME])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        [*(NAMES[name] for name in (*OUTPUTS, "summary")), manifest.NAME]
+    )
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["states"] == {"tracking": 5}
     with open_source(tmp_path / "out" / "bag", topic="/easi3r/mask") as masks:
         assert [frame.stamp_ns for frame in masks] == [stamp(index) for index in range(5)]

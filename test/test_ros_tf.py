@@ -305,7 +305,7 @@ def test_tf_that_never_comes_is_told_and_tolerance_takes_the_nearest(client, nod
     for k in (9, 10, 13):  # the last transform is that of 9
         robot.shoot(k)
     wait_until(lambda: said(client, "no TF map -> odom for some images"), "the warning", 5)
-    assert "the last transform odom -> base_link is 0.400 s older than the image" in said(client, "no TF map")[0]
+    assert "0.400 s older than the image" in said(client, "no TF map")[0]
     stamps = [round((stamp_ns(t.header.stamp) - START) / (SECOND / 10)) for t in sent_by_us(client)]
     assert stamps == [9, 10]
 

@@ -42,6 +42,10 @@ def run(
     video: Annotated[bool, typer.Option(help="Overlay as MP4.")] = True,
     bag: Annotated[bool, typer.Option(help="A rosbag2 with the node's topics.")] = True,
     clouds_every: Annotated[int, typer.Option(min=1, max=MANY, help="Of how many frames one becomes a PLY cloud.")] = 5,
+    viewer: Annotated[
+        str | None,
+        typer.Option(help="rerun: OUT/recording.rrd for the rerun viewer; rerun-live: the viewer itself, too."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Remove first what earlier runs wrote there, nothing else.")] = False,
     globally: Annotated[
         bool,
@@ -77,7 +81,7 @@ def run(
 
     chosen = {"masks": masks, "trajectory": trajectory, "clouds": clouds, "video": video, "bag": bag}
     outputs = [name for name, wanted in chosen.items() if wanted]
-    check_outputs(outputs)
+    check_outputs(outputs, viewer)
     settings = _config(config, checkpoint, device, assignments or [])
     check_input(source, out)
     with open_source(source, topic=topic, rate=rate, camera_info=camera_info) as frames:
@@ -88,7 +92,7 @@ def run(
         backbone = BackboneInfo(pipeline.backbone.name, settings.backbone.checkpoint)
         prepare_folder(out, overwrite)
         _say_backbone(backbone.name, settings)
-        writers = partial(open_writers, out, outputs, frames, settings, backbone, clouds_every)
+        writers = partial(open_writers, out, outputs, frames, settings, backbone, clouds_every, viewer)
         progress = partial(frame_progress, min((n for n in (frames.length, max_frames) if n is not None), default=None))
         if journal is not None:
             summary, alignment = run_globally(

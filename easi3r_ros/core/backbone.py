@@ -67,7 +67,7 @@ class Backbone(ABC):
         """The answers of `attend`, complete, in their order; those that were complete are the same objects."""
         return list(answers)
 
-    def warm_up(self, size: tuple[int, int], pairs: int, second_pass: bool) -> None:  # noqa: B027 nothing to do is fine
+    def warm_up(self, size: tuple[int, int], pairs: int) -> None:  # noqa: B027 nothing to do is fine
         """Do once what the first frames would have to wait for. size: (h, w) of the network image; pairs: per frame."""
 
     def decode_fewer_at_once(self) -> int | None:

@@ -80,7 +80,7 @@ class BenchConfig:
                 preprocess=PreprocessConfig(long_side=max(self.resolution)),
                 backbone=self.backbone,
                 window=WindowConfig(size=max(2, offsets[-1] + 1), offsets=offsets),
-                motion=MotionConfig(cue=self.cue, mode=mode, second_pass=self.passes == 2),
+                motion=MotionConfig(cue=self.cue, mode=mode, passes=self.passes),
             )
         )
 
@@ -127,7 +127,7 @@ def figures(config: BenchConfig, network: Dust3rBackbone, mode: str) -> dict:
     frames = moving_patterns(config.resolution)
     device = network.device
     _reset_peak(device)
-    network.warm_up(config.resolution[::-1], 2 * config.partners, config.passes == 2)
+    network.warm_up(config.resolution[::-1], 2 * config.partners)
     first = _timed(lambda: pipeline.push(next(frames)))
     for _ in range(config.warm - 1):
         pipeline.push(next(frames))

@@ -125,7 +125,21 @@ class MotionConfig:
         high=0.95,
         live=True,
     )
-    second_pass: bool = setting(True, "Decode again with the moving content masked (eq. 10).", live=True)
+    refine: str = setting(
+        "border",
+        "Borders of the mask. border: where the colours of what moves and of what stands part; none: as the flow has "
+        "them. Not for the attention cue alone.",
+        choices=("none", "border"),
+        live=True,
+    )
+    passes: int = setting(
+        2,
+        "2: every frame is decoded twice, the second time with the moving content masked (eq. 10). 1: once, with the "
+        "masks of earlier frames carried along the flow: half the work, and masks that follow a frame later.",
+        low=1,
+        high=2,
+        live=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -214,6 +228,25 @@ class MapConfig:
 
 
 @dataclass(frozen=True)
+class EngineConfig:
+    deadline_ms: float = setting(
+        0.0,
+        "Milliseconds that a frame may take; what takes longer gets a single pass, then fewer partners, then smaller "
+        "images, until it does not. 0: as long as it takes.",
+        low=0.0,
+        high=60_000.0,
+        live=True,
+    )
+    memory_mb: int = setting(
+        0,
+        "Megabytes of GPU memory (on a CPU: of the process) that may be used, kept in the same way. 0: all there is.",
+        low=0,
+        high=10_000_000,
+        live=True,
+    )
+
+
+@dataclass(frozen=True)
 class PipelineConfig:
     """Everything that is done with images; `level` and `scale` after the `Pipeline`, when results go out."""
 
@@ -233,6 +266,7 @@ class PipelineConfig:
     )
     objects: ObjectConfig = field(default_factory=ObjectConfig)
     map: MapConfig = field(default_factory=MapConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
 
 
 def settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Field, Any]]:

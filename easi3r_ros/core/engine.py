@@ -8,9 +8,11 @@ every one, `CrossingCounter` whatever else PyTorch does of that kind.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -136,6 +138,19 @@ class Landing:
         if not self.sent:
             self._parcel.send()
         return self.values
+
+
+def memory_used_mb(device: torch.device) -> float:
+    """GPU: the most that tensors on it took since this was last asked; else what the process takes now."""
+    if device.type == "cuda":
+        used = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return used / 1e6
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:  # no Linux
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def synchronize(device: torch.device) -> None:

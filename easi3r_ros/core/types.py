@@ -282,6 +282,7 @@ class FrameResult:
     evidence: dict[str, np.ndarray] = OnDemand()  # per cue, at the backbone's size, for debugging
     world: int = 0  # as AlignedFrame
     scale: Scale = Scale()  # lengths here are multiplied by it if it is LOCKED
+    effort: str = ""  # what is left out to stay within `EngineConfig`'s budgets, and why, for a person
 
     @property
     def withheld(self) -> bool:

@@ -63,6 +63,7 @@ NAMES = {
     "clouds": "clouds",
     "video": "overlay.mp4",
     "bag": "bag",
+    "viewer": "recording.rrd",
     "summary": "summary.json",
 }
 MIN_SIDE = 16  # pixels; smaller images show nothing that could be tracked
@@ -127,10 +128,15 @@ def prepare_folder(out: Path, overwrite: bool) -> None:
         raise WriteError(f"'{out}' is not empty: choose another folder{advice}")
 
 
-def check_outputs(outputs: Sequence[str]) -> None:
-    """Raises MissingLibrary if a chosen output cannot be written here: better now than at the end of a long run."""
+def check_outputs(outputs: Sequence[str], viewer: str | None = None) -> None:
+    """Raises MissingLibrary if a chosen output cannot be written here: better now than at the end of a long run.
+
+    viewer: one of `viewer.VIEWERS`. Raises WriteError for any other.
+    """
     if "bag" in outputs:
         importlib.import_module("easi3r_ros.io.bag_writer")
+    if viewer is not None:
+        importlib.import_module("easi3r_ros.io.viewer").check_viewer(viewer)
 
 
 def open_writers(
@@ -140,9 +146,10 @@ def open_writers(
     config: PipelineConfig,
     backbone: BackboneInfo,
     clouds_every: int,
+    viewer: str | None = None,
 ) -> list[ResultWriter]:
-    """Writers for the chosen OUTPUTS, in `out`. Raises MissingLibrary, WriteError and OSError."""
-    check_outputs(outputs)
+    """Writers for the chosen OUTPUTS and `viewer`, in `out`. Raises MissingLibrary, WriteError and OSError."""
+    check_outputs(outputs, viewer)
     record = Manifest(out).record
 
     def bag_writer(path: Path) -> ResultWriter:
@@ -150,14 +157,21 @@ def open_writers(
 
         return BagWriter(path, config.clouds, backbone, lambda: source.camera_info, record)
 
+    def viewer_writer(path: Path) -> ResultWriter:
+        from easi3r_ros.io.viewer import RerunWriter
+
+        return RerunWriter(path, config.clouds, config.level, clouds_every, viewer == "rerun-live", record)
+
     make: dict[str, Callable[[Path], ResultWriter]] = {
         "masks": lambda path: MaskWriter(path, record),
         "trajectory": lambda path: TrajectoryWriter(path, record),
         "clouds": lambda path: CloudWriter(path, config.clouds, clouds_every, record),
         "video": lambda path: OverlayWriter(path, source.rate or DEFAULT_RATE, record),
         "bag": bag_writer,
+        "viewer": viewer_writer,
     }
-    return [make[name](out / NAMES[name]) for name in outputs]
+    chosen = outputs if viewer is None else (*outputs, "viewer")
+    return [make[name](out / NAMES[name]) for name in chosen]
 
 
 def run(

@@ -160,6 +160,7 @@ class Monitor:
         if result is None:
             return _diagnostic(f"{node}: tracking", DiagnosticStatus.OK, "no image processed yet", values)
         values["dynamic fraction"] = f"{result.dynamic_fraction:.3f}"
+        values["effort"] = result.effort or "everything"
         text = result.state.value + (f": {result.reason}" if result.reason else "")
         slow = "" if limits is None else self._slow(p95, limits)
         if slow and _LEVELS[result.state] == DiagnosticStatus.OK:

@@ -133,7 +133,7 @@ def test_live_settings_leave_clusters_and_statistics_alone():
     undisturbed, changed = (AttentionCue(config(mode="stream", scope="sequence")) for _ in range(2))
     for cue in (undisturbed, changed):
         cue.estimate(*loud[:2])
-    changed.reconfigure(config(mode="stream", scope="sequence", threshold=0.9, memory=0.1, second_pass=False))
+    changed.reconfigure(config(mode="stream", scope="sequence", threshold=0.9, memory=0.1, passes=1))
     expected, answer = (cue.estimate(*quiet[:2]) for cue in (undisturbed, changed))
     assert all(torch.equal(answer[i].probability, expected[i].probability) for i in expected)
 

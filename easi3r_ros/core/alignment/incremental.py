@@ -95,6 +95,14 @@ class IncrementalAligner:
         self._typical_depth: float | torch.Tensor = 1.0
         self._world = 0  # number of the present one
 
+    def begin_again(self, zoom: float) -> None:
+        """A new world at the last known pose, with images of another size: `zoom` times as many pixels a side."""
+        self._anchors.clear()
+        self._focal = None if self._focal is None else self._focal * zoom
+        if self._started:
+            self._started = False
+            self._world += 1
+
     def update(
         self,
         index: int,

@@ -179,7 +179,7 @@ class Dust3rBackbone(Backbone):
         return [complete.get(answer.edge, answer) for answer in answers]
 
     @torch.no_grad()
-    def warm_up(self, size: tuple[int, int], pairs: int, second_pass: bool) -> None:
+    def warm_up(self, size: tuple[int, int], pairs: int) -> None:
         """As the base class: what a GPU is asked for in every frame is recorded here, and nowhere else.
 
         Raises FloatingPointError if the network's answers are no numbers.
@@ -193,26 +193,23 @@ class Dust3rBackbone(Backbone):
         given, mask = [tuple(frames)] * pairs, torch.zeros(size, dtype=torch.bool, device=self._device)
         mask[: size[0] // 2] = True
         masks = {0: mask, 1: mask}
-        self._record_decoding(given, masks if second_pass else None)
-        answers = self.attend(given)
-        if second_pass:
-            answers = self.attend(given, masks)
-        answer = self.pointmaps(answers)[0]
+        self._record_decoding(given, masks)
+        self.attend(given)
+        answer = self.pointmaps(self.attend(given, masks))[0]
         if not (answer.points_a.isfinite().all() and answer.evidence.attention.source.isfinite().all()):
             raise FloatingPointError(
                 f"the network's answers are no numbers in {self._dtype}: set backbone.dtype to float32; if that does "
                 "not help, the checkpoint is broken"
             )
 
-    def _record_decoding(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor] | None) -> None:
+    def _record_decoding(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor]) -> None:
         """Decoding of as many pairs, with masks also of half as many, and the heads."""
         count = min(len(pairs), self._batch_size)
         inputs = self._decoder_inputs(pairs[:count], {})
         grid = pairs[0][0].grid
         self._record_decoder(grid, inputs)
-        if masks is not None:  # the second pass decodes only the pairs that it changes
-            for rows in (count, (count + 1) // 2):
-                self._record_decoder(grid, self._decoder_inputs(pairs[:rows], masks))
+        for rows in (count, (count + 1) // 2):  # the second pass decodes only the pairs that it changes
+            self._record_decoder(grid, self._decoder_inputs(pairs[:rows], masks))
         decoded = self._pairs_of(grid, inputs, self._decoded(grid, *inputs))
         levels = [tokens[layer] for tokens in (decoded.tokens_a, decoded.tokens_b) for layer in self._head_layers]
         rows = count if self.network.config.head == "linear" else min(count, self._heads_at_once)

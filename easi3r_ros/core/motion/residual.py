@@ -274,6 +274,12 @@ class MotionMeter:
             self._thread = self._thread or ThreadPoolExecutor(1, "easi3r-flow")
             self._running = self._thread.submit(self._find_flows, dict(features), chosen)
 
+    def flow(self, features: Mapping[int, Features], start: int, end: int) -> Flow | None:
+        """From one frame to another, by index, if it was found for `start`; waits for the thread."""
+        self._finish()
+        tracked = self._tracked.get(start)
+        return None if tracked is None or end not in features else tracked.flows.get(end)
+
     def offer(self, pairs: Sequence[PairGeometry], parcel: Parcel) -> None:
         """pairs: of the new frame, those that are `measurable`. What is needed of them goes into the parcel."""
         self._offered, self._points, self._poses = {pair.edge: offer_nodes(pair, parcel) for pair in pairs}, {}, {}

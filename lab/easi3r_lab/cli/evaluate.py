@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,6 +56,14 @@ OBJECT_COLUMNS = (
     ("movers", "movers", 0),
     ("false per image", "false_objects", 2),
 )
+METRES_COLUMNS = (
+    ("locked after m", "locked_after", 2),
+    ("share of frames", "locked", 2),
+    ("error", "error", 3),
+    ("sigma", "sigma", 3),
+    ("largest error", "largest", 3),
+    ("error of the way", "path_error", 3),
+)
 
 Checkpoints = Annotated[
     list[str] | None,
@@ -67,6 +77,26 @@ Seeds = Annotated[str, typer.Option(help="Comma-separated; no training or tuning
 Frames = Annotated[int, typer.Option(help="Length of each clip, 320 x 240.", min=10)]
 Rate = Annotated[float, typer.Option(help="Frames per second of the clips.", min=1.0)]
 Assignments = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting.")]
+
+Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON per row instead of a table.")]
+Root = Annotated[Path, typer.Argument(metavar="ROOT", help="The folder that holds JPEGImages and Annotations.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Keep the result of each sequence here; the same command then goes on.")
+]
+DAVIS_COLUMNS = (
+    ("J mean", "region.mean", 3),
+    ("J recall", "region.recall", 2),
+    ("J decay", "region.decay", 2),
+    ("F mean", "boundary.mean", 3),
+    ("F recall", "boundary.recall", 2),
+    ("F decay", "boundary.decay", 2),
+    ("JM from frame 5", "settled_jm", 3),
+    ("JR", "settled_jr", 2),
+    ("precision", "precision", 2),
+    ("recall", "recall", 2),
+    ("lost %", "lost_percent", 1),
+    ("ms", "ms", 0),
+)
 
 
 @app.command()
@@ -145,6 +175,71 @@ def objects(
             score = score_of_objects(spec, clip, results, settings)
             values = (_text(getattr(score, key), digits) for _, key, digits in OBJECT_COLUMNS)
             table.add_row(spec.preset, str(spec.seed), depth, *values)
+    _show(table)
+
+
+@app.command()
+def davis16(
+    root: Root,
+    checkpoint: Checkpoints = None,
+    classical: Classical = True,
+    assignments: Assignments = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Masks on the validation sequences of DAVIS 2016 (or those that are there), online: J and F as DAVIS has them."""
+    options = {"checkpoints": checkpoint, "classical": classical, "assignments": assignments}
+    _davis("davis16", root, options, out, as_json)
+
+
+@app.command()
+def davis17(
+    root: Root,
+    checkpoint: Checkpoints = None,
+    classical: Classical = True,
+    assignments: Assignments = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """As davis16 on the validation sequences of DAVIS 2017; all their objects together are one foreground."""
+    options = {"checkpoints": checkpoint, "classical": classical, "assignments": assignments}
+    _davis("davis17", root, options, out, as_json)
+
+
+@app.command("davis-all")
+def davis_all(
+    root: Root,
+    checkpoint: Checkpoints = None,
+    classical: Classical = True,
+    assignments: Assignments = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """As davis17, on every sequence that is there."""
+    options = {"checkpoints": checkpoint, "classical": classical, "assignments": assignments}
+    _davis("davis-all", root, options, out, as_json)
+
+
+@app.command()
+def metres(
+    presets: Annotated[str, typer.Option(help="Comma-separated names of rendered scenes.")] = f"patrol,{PRESETS}",
+    seeds: Seeds = "101,102",
+    frames: Frames = 90,
+    rate: Rate = 30.0,
+    assignments: Assignments = None,
+) -> None:
+    """Metres from odometry, a depth sensor and the camera's height: when they are known, and how far off they are."""
+    from easi3r_lab.eval.metres import SOURCES, score
+    from easi3r_lab.eval.moving_things import results_of
+
+    table = _table("clip", "seed", "source", *(title for title, _, _ in METRES_COLUMNS))
+    (config,) = _configs(None, True, assignments).values()
+    for spec, clip in _clips(presets, seeds, frames, rate):
+        results = results_of(clip, config)
+        for source in SOURCES:
+            found = score(clip, results, source, config)
+            values = ("-" if found is None else _text(getattr(found, key), d) for _, key, d in METRES_COLUMNS)
+            table.add_row(spec.preset, str(spec.seed), source, *values)
     _show(table)
 
 
@@ -248,6 +343,43 @@ def _add_ghosts(table: Table, clip: tuple[str, str], scores: dict[str, Sequence[
     for way, (ghosts_, static) in scores.items():
         share = f"{100 * ghosts_ / most:.1f}" if most else "-"
         table.add_row(*clip, way, str(ghosts_), share, str(static))
+
+
+def _davis(kind: str, root: Path, options: dict[str, Any], out: Path | None, as_json: bool) -> None:
+    """Every sequence with every configuration: a table of all, or a line of JSON each and for their mean."""
+    import torch
+    from rich import box
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from easi3r_lab.eval.davis import ResultFolder, find_sequences, mean_score, score_sequence
+
+    torch.set_num_threads(1)
+    sequences, configs = find_sequences(root, kind), _configs(**options)
+    table = Table(box=box.MARKDOWN)
+    for heading in ("sequence", "backbone", *(title for title, _, _ in DAVIS_COLUMNS)):
+        table.add_column(heading, no_wrap=True)
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task(kind, total=len(configs) * sum(len(sequence.images) for sequence in sequences))
+        for name, config in configs.items():
+            folder, scores = ResultFolder(out, config), []
+            for sequence in sequences:
+                progress.update(task, description=sequence.name)
+                score = folder.get(sequence.name)
+                if score is None:
+                    score = score_sequence(sequence, config, lambda: progress.advance(task))
+                    folder.put(score)
+                else:
+                    progress.advance(task, len(sequence.images))
+                scores.append(score)
+            for score in (*scores, mean_score(scores)):
+                if as_json:
+                    typer.echo(json.dumps(_rounded({"data": kind, "backbone": name, **asdict(score)})))
+                row = (_text(attrgetter(key)(score), digits) for _, key, digits in DAVIS_COLUMNS)
+                table.add_row(score.name, name, *row)
+    if not as_json:
+        Console(width=160).print(table)
 
 
 def _configs(

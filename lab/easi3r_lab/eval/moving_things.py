@@ -22,7 +22,7 @@ FALSE = 0.1  # share of an object's pixels that are on true movers, up to which 
 SMALLEST = 0.004  # share of the image below which a true mover is not asked for
 SETTLED = 0.5  # seconds that an object is known, before its velocity counts
 TRUTH_STEP = 0.25  # seconds before and after, over which a true velocity is the mean: legs swing
-NO_MASKS = {"motion.threshold": 1.0, "motion.second_pass": False, "clouds.movers": "measured"}
+NO_MASKS = {"motion.threshold": 1.0, "clouds.movers": "measured"}
 
 
 @dataclass(frozen=True)
