@@ -10,6 +10,7 @@ import posixpath
 import runpy
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import launch.logging
@@ -117,16 +118,15 @@ class Playback:
         raise RuntimeError(f"the bag '{self._bag}' is not played: the node could not start, its log says why")
 
     def _start_player(self, context: LaunchContext) -> list[LaunchDescriptionEntity]:
-        """`ros2 bag play` where it is installed, else the player of this package."""
+        """The player of this package, which waits for the node; without rosbags, by which it reads, `ros2 bag play`."""
         if self._begun:  # somebody deactivated the node and activated it again
             return []
         self._begun = True
         self._progress = Progress(context, self._node.node_name)
-        try:
-            get_package_prefix("ros2bag")
-        except PackageNotFoundError:
+        if find_spec("rosbags") is not None or not _is_installed("ros2bag"):
             easi3r = ExecutableInPackage(package="easi3r_ros", executable="easi3r")
             command = [easi3r, "play", str(self._bag), "--clock", "--rate", self._rate, "--wait", "60"]
+            command += ["--hold", f"{self._node.node_name}/status"]
         else:
             # The node listens already; the delay is for the two to find each other.
             command = ["ros2", "bag", "play", str(self._bag), "--clock", "--rate", self._rate, "--delay", "3"]
@@ -182,6 +182,14 @@ class Playback:
 
     def _node_exited(self, event: ProcessExited, context: LaunchContext) -> list[Action]:
         return [] if self._stopped else CAMERA["end_launch"](event, context)
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        get_package_prefix(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 class Progress:

@@ -163,12 +163,12 @@ def _deaf(topic, reliable) -> None:
     time.sleep(1000)
 
 
-def player(topic: str, stamps: list[int], period: float, loop: bool = False) -> Fork:
+def player(topic: str, stamps: list[int], period: float, loop: bool = False, hold: str = "") -> Fork:
     """`easi3r play` of images with these stamps, `period` seconds apart."""
-    return Fork(_player, topic, stamps, period, loop)
+    return Fork(_player, topic, stamps, period, loop, hold)
 
 
-def _player(topic, stamps, period, loop) -> None:
+def _player(topic, stamps, period, loop, hold) -> None:
     from rclpy.serialization import serialize_message
 
     from easi3r_ros.messages.schedule import TimedMessage
@@ -179,5 +179,5 @@ def _player(topic, stamps, period, loop) -> None:
         for index, stamp in enumerate(stamps)
     ]
     print("playing", flush=True)
-    report = play(messages, {topic: "sensor_msgs/msg/Image"}, PlayOptions(loop=loop, wait=30.0))
+    report = play(messages, {topic: "sensor_msgs/msg/Image"}, PlayOptions(loop=loop, wait=30.0, hold=hold))
     print("played", report.messages, "acknowledged" if report.acknowledged else "unacknowledged", flush=True)

@@ -1,6 +1,7 @@
 """The launch files against a stand-in for launch: which node they act on, and how a launch ends."""
 
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,8 @@ def bag(tmp_path) -> str:
 
 @pytest.fixture
 def started(monkeypatch, bag, tmp_path):
-    """(launch, module of rosbag.launch.py); ros2 bag is installed."""
+    """(launch, module of rosbag.launch.py); ros2 bag is installed, rosbags is not."""
+    monkeypatch.setitem(sys.modules, "rosbags", None)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     launch = FakeLaunch()
     helpers_launch.install(monkeypatch, launch, ("ros2bag",))
@@ -203,12 +205,14 @@ def test_activating_again_plays_nothing_again(started, bag):
     assert len(launch.processes) == 1
 
 
-def test_without_ros2_bag_our_own_player_plays(monkeypatch, bag):
+@pytest.mark.parametrize("packages", [(), ("ros2bag",)])
+def test_our_own_player_waits_for_the_node(monkeypatch, bag, packages):
     launch = FakeLaunch()
-    helpers_launch.install(monkeypatch, launch)
+    helpers_launch.install(monkeypatch, launch, packages)
     include((launch, helpers_launch.load(LAUNCH / "rosbag.launch.py")), bag=bag)
     activate(launch, launch.nodes[0])
     assert launch.processes[0].cmd[:3] == ["easi3r_ros/easi3r", "play", bag]
+    assert launch.processes[0].cmd[-2:] == ["--hold", f"{launch.nodes[0].node_name}/status"]
 
 
 def test_the_camera_s_launch_starts_one_node(monkeypatch):

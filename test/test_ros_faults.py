@@ -72,6 +72,11 @@ def diagnosed(client, name, part):
     return found[-1] if found else None
 
 
+def values(client, name):
+    """Of the newest diagnostic of the input."""
+    return {pair.key: pair.value for pair in diagnosed(client, name, "input").values}
+
+
 def send(client, name, stamps, topic="/image"):
     """One image for each stamp, the next when the status of the last one is there, for those that get one."""
     for index, stamp in enumerate(stamps):
@@ -206,6 +211,26 @@ class TestTime:
         if bag_mode:  # discovery may cost the first ones
             rounds = received[received.index(stamps[0], 1) :]
             assert rounds == (stamps * 99)[: len(rounds)], "each image of each round"
+
+
+class TestPlayer:
+    def test_far_faster_than_the_node_nothing_is_lost(self, client, begin, forks):
+        """1000 images at once; the middleware would keep 200 of them on one side."""
+        begin("held", "-pbag_mode:=true")
+        stamps = [SECOND + index * TENTH for index in range(1000)]
+        forks.append(faults.player("/image", stamps, 0.0, hold="/held/status"))
+        forks[-1].says("played {'/image': 1000} acknowledged")
+        wait_until(lambda: answered(client, "held", stamps[-1]), "the last image")
+        status = client.received["/held/status"][-1]
+        assert (status.frames_received, status.frames_processed, status.frames_dropped) == (1000, 1000, 0)
+        wait_until(lambda: values(client, "held")["received"] == "1000", "the last diagnostic")
+        assert values(client, "held")["lost by the middleware"] == "0"
+
+    def test_it_does_not_wait_for_ever(self, client, begin, forks):
+        """Nobody publishes the status that it is to wait for."""
+        begin("unheld", "-pbag_mode:=true")
+        forks.append(faults.player("/image", [SECOND + index for index in range(60)], 0.0, hold="/nobody/status"))
+        forks[-1].says("played {'/image': 60}")
 
 
 class TestTwoCameras:

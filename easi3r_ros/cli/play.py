@@ -28,6 +28,10 @@ def play(
     wait: Annotated[
         float, typer.Option(min=0.0, callback=finite, help="Seconds to wait for a subscriber; 0: start at once.")
     ] = 0.0,
+    hold: Annotated[
+        str,
+        typer.Option(metavar="TOPIC", help="Status of a node in bag_mode (/easi3r/status): do not run ahead of it."),
+    ] = "",
     fps: Annotated[
         float | None,
         typer.Option(min=0.01, callback=finite, help="Frames per second; default: a video's own times, 30 for images."),
@@ -49,7 +53,7 @@ def play(
         from easi3r_ros.ros.player import PlayOptions
         from easi3r_ros.ros.player import play as publish
 
-        options = PlayOptions(rate, loop, clock, reliable, wait, remappings)
+        options = PlayOptions(rate, loop, clock, reliable, wait, hold, remappings)
         places = destinations(messages.topics, remappings)
         names = ", ".join(f"{place} ({kind})" for topic, kind in messages.topics.items() for place in places[topic])
         typer.echo(f"publishing {names}", err=True)

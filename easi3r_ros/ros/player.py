@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import logging
+import struct
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,8 +20,9 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 
-from easi3r_ros.messages.conversions import time_message
-from easi3r_ros.messages.schedule import TimedMessage, destinations, paced
+from easi3r_ros.messages.conversions import stamp_ns, time_message
+from easi3r_ros.messages.schedule import IMAGES, TimedMessage, destinations, paced
+from easi3r_ros.ros.pulled import Pulled
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,10 @@ LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # The subscriber may learn of us later than we of it; what is published before is lost to it if best effort.
 SETTLE_SECONDS = 0.3
 ACK_SECONDS = 10.0
+# A held player is so many images ahead of the node, or so many bytes. The node's middleware keeps them: it confirms an
+# image when it has it, not when the node took it, and what it cannot keep is lost.
+AHEAD, AHEAD_BYTES = 50, 64_000_000
+HOLD_PATIENCE = 60.0  # seconds without a status; then images are refused, or it is not the node that plays along
 
 
 class PlayError(RuntimeError):
@@ -44,6 +50,7 @@ class PlayOptions:
     clock: bool = False  # publish the recorded time on /clock, for nodes with use_sim_time
     reliable: bool = True  # fits every subscriber and loses nothing; False: best effort, as camera drivers do
     wait: float = 0.0  # seconds to wait for a subscriber; 0: start at once
+    hold: str = ""  # topic of a node's status: do not run ahead of that node, which is in bag_mode; empty: nobody's
     remap: Mapping[str, str] = field(default_factory=dict)  # recorded topic -> topic to publish on; see destinations()
 
 
@@ -81,6 +88,8 @@ class _Player:
     def __init__(self, node: Node, topics: Mapping[str, str], options: PlayOptions, latched: Collection[str]):
         self._options = options
         self._publishers = self._make_publishers(node, topics, latched)
+        self._images = {topic for topic, name in topics.items() if name in IMAGES}
+        self._leash = Leash(node, options.hold) if options.hold else None
         self._clock = node.create_publisher(Clock, "/clock", BEST_EFFORT) if options.clock else None
         self._sent: Counter[str] = Counter()
         self._latest = 0.0
@@ -133,6 +142,8 @@ class _Player:
     def _play_once(self, messages: Iterable[TimedMessage]) -> None:
         playable = (message for message in messages if message.topic in self._publishers)
         for message, late in paced(playable, self._options.rate, self._publish_clock if self._clock else None):
+            if self._leash and message.topic in self._images:
+                self._leash.lead(message.data)
             for publisher in self._publishers[message.topic]:
                 publisher.publish(message.data)
                 self._sent[publisher.topic_name] += 1
@@ -145,6 +156,48 @@ class _Player:
         """Leaving earlier would take away what is still on its way."""
         patience = Duration(seconds=ACK_SECONDS)
         return not self._options.reliable or all(p.wait_for_all_acked(patience) for p in self._all_publishers)
+
+
+class Leash:
+    """Holds a player back to what a node has processed."""
+
+    def __init__(self, node: Node, topic: str):
+        """topic: the node's ~/status. Raises PlayError if the messages of this package are not built."""
+        status = find_class("easi3r_ros/msg/WindowStatus")
+        if status is None:
+            raise PlayError(f"'{topic}' cannot be read: the messages of easi3r_ros are not built, or not sourced")
+        self._status = Pulled(node, status, topic, QoSProfile(depth=1000), overridable=False)
+        self._ahead: deque[tuple[int, int]] = deque()  # (stamp, bytes) of images on their way
+        self._bytes = 0
+        self._given_up = False
+
+    def lead(self, image: bytes) -> None:
+        """Before an image (CDR) is published; returns when there is room for it."""
+        since = time.monotonic()
+        while not self._given_up and (len(self._ahead) >= AHEAD or self._bytes > AHEAD_BYTES):
+            if self._hear():
+                since = time.monotonic()
+            elif not self._status.publishers or time.monotonic() - since > HOLD_PATIENCE:
+                self._given_up = True
+                log.warning("'%s' says nothing: playing on without waiting for it", self._status.topic)
+            else:
+                time.sleep(0.005)
+        self._ahead.append((_stamp_of(image), len(image)))
+        self._bytes += len(image)
+
+    def _hear(self) -> bool:
+        """Whether a status came. One about an image is about all before it, too: some are refused."""
+        came = [stamp_ns(message.header.stamp) for message in self._status.take()]
+        for stamp in came:
+            while any(sent == stamp for sent, _ in self._ahead):
+                self._bytes -= self._ahead.popleft()[1]
+        return bool(came)
+
+
+def _stamp_of(message: bytes) -> int:
+    """Of a CDR message that begins with a std_msgs/Header, in ns."""
+    seconds, nanoseconds = struct.unpack_from("<iI" if message[1] & 1 else ">iI", message, 4)
+    return seconds * 1_000_000_000 + nanoseconds
 
 
 def find_class(name: str) -> Any | None:
