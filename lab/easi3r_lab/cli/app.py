@@ -25,6 +25,32 @@ def demo(
     print(json.dumps(run_demo(out)))
 
 
+def sheet(
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="As for 'easi3r run'.")],
+    out: Annotated[Path, typer.Option(help="The picture, a PNG.")] = Path("sheet.png"),
+    frames: Annotated[int, typer.Option(help="So many of INPUT.", min=2)] = 60,
+    rows: Annotated[int, typer.Option(help="Of the picture.", min=1, max=12)] = 3,
+    camera_info: Annotated[Path | None, typer.Option(help="Calibration YAML for a video or image folder.")] = None,
+) -> None:
+    """What the viewer shows as one picture, without a display: image, mask, depth, path and clouds from above."""
+    from itertools import islice
+
+    from easi3r_lab.eval.pictures import save
+    from easi3r_lab.eval.view_sheet import snapshots, view_sheet
+    from easi3r_ros.core.config import PipelineConfig
+    from easi3r_ros.core.pipeline import Pipeline
+    from easi3r_ros.io import open_source
+    from easi3r_ros.mapping.placing import offline_placing
+
+    config = PipelineConfig()
+    pipeline = Pipeline(config)
+    placing = offline_placing(config, pipeline.backbone.metric)
+    with open_source(source, camera_info=camera_info) as opened:
+        results = [placing.place(pipeline.push(frame)) for frame in islice(opened, frames)]
+    save(view_sheet(snapshots(results, rows, config.clouds), str(source)), out)
+    typer.echo(f"wrote {out}")
+
+
 def verify(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Golden files (.npz).")],
 ) -> None:
@@ -92,6 +118,7 @@ app = new_app(
     "easi3r-lab", "The laboratory of easi3r_ros: rendered worlds, measurements, the demo, and how a network is trained."
 )
 app.command()(demo)
+app.command()(sheet)
 app.command()(verify)
 app.add_typer(evaluate.app, name="eval")
 bench_align.app.command()(bench_soak.soak)
