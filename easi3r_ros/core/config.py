@@ -67,6 +67,12 @@ class BackboneConfig:
         low=0,
         high=64,
     )
+    compile: str = setting(
+        "off",
+        "on: the network by torch.compile, which takes minutes when the node is configured and needs a C++ compiler or "
+        "Triton. What cannot be compiled runs as it is, after one warning.",
+        choices=("off", "on"),
+    )
     cuda_graphs: str = setting(
         "auto",
         "auto: on CUDA the network's work is recorded once and replayed, which saves the time of launching it.",

@@ -175,7 +175,7 @@ def objects(
             ("true", with_true_depth(clip, found), measured),
         ):
             score = score_of_objects(spec, clip, results, settings)
-            values = (_text(getattr(score, key), digits) for _, key, digits in OBJECT_COLUMNS)
+            values = (as_text(getattr(score, key), digits) for _, key, digits in OBJECT_COLUMNS)
             table.add_row(spec.preset, str(spec.seed), depth, *values)
     _show(table)
 
@@ -240,7 +240,7 @@ def metres(
         results = results_of(clip, config)
         for source in SOURCES:
             found = score(clip, results, source, config)
-            values = ("-" if found is None else _text(getattr(found, key), d) for _, key, d in METRES_COLUMNS)
+            values = ("-" if found is None else as_text(getattr(found, key), d) for _, key, d in METRES_COLUMNS)
             table.add_row(spec.preset, str(spec.seed), source, *values)
     _show(table)
 
