@@ -126,6 +126,23 @@ class MotionConfig:
         live=True,
     )
     second_pass: bool = setting(True, "Decode again with the moving content masked (eq. 10).", live=True)
+    refine: str = setting(
+        "none",
+        "sam2: SAM 2 follows what moves beside the pipeline, and its mask replaces ours where it is ready in time and "
+        "agrees; needs the package sam2 and motion.sam2_checkpoint.",
+        choices=("none", "sam2"),
+    )
+    sam2_checkpoint: str = setting("", "With refine sam2: the model, a .pt file as Meta distributes it.")
+    sam2_config: str = setting(
+        "", "With refine sam2: its configuration in the package; empty: known from the checkpoint's name."
+    )
+    sam2_wait: float = setting(
+        0.0,
+        "With refine sam2: seconds that a frame waits for its refined mask at most. 0: never, for a live camera; more "
+        "for a recording.",
+        low=0.0,
+        high=600.0,
+    )
 
 
 @dataclass(frozen=True)

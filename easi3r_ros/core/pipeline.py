@@ -20,6 +20,8 @@ from easi3r_ros.core.clouds import standing_depth
 from easi3r_ros.core.config import CloudConfig, PipelineConfig
 from easi3r_ros.core.engine import fetch, pairs_on_host
 from easi3r_ros.core.motion import MotionCue, MotionMeter, build_cue
+from easi3r_ros.core.motion.refiner import MaskRefiner
+from easi3r_ros.core.motion.sam2_tracker import load_sam2
 from easi3r_ros.core.out_of_memory import ADVICE, OutOfMemory, attempt, release_unused
 from easi3r_ros.core.preprocess import camera_intrinsics, plan, prepare, seen_share, to_camera
 from easi3r_ros.core.sight import (
@@ -66,6 +68,7 @@ class Pipeline:
         self.config = config
         self.backbone = backbone or build_backbone(config.backbone)
         self._cue = self._build_cue(config)
+        self._refiner = self._build_refiner(config)
         self._meter = MotionMeter()
         self._partners = Partners(config.window.offsets) if config.window.offsets else self.backbone.default_partners
         self._window = FrameWindow(max((config.window.size, *(step + 1 for step in self._partners.steps))))
@@ -113,6 +116,8 @@ class Pipeline:
         """Forget all frames and start a new world."""
         self._window.clear()
         self._cue.reset()
+        if self._refiner is not None:
+            self._refiner.reset()
         self._meter.reset()
         self._aligner.reset()
         self._world = 0
@@ -140,7 +145,12 @@ class Pipeline:
             blind = why_blind(min(frame.image, image.image, key=lambda pixels: pixels.size))
         if self._last is not None and is_same(image.image, self._last.image):
             return self._last.again(frame, watch)
+        if self._refiner is not None and not blind:
+            self._refiner.see(frame)
         result = self._unseen(image, blind, watch) if blind else self._seen(image, watch)
+        if self._refiner is not None and not blind:
+            with watch("refine"):
+                result = self._refined(result)
         self._last = Answer(image.image, result)
         return result
 
@@ -255,6 +265,20 @@ class Pipeline:
 
     def _build_cue(self, config: PipelineConfig) -> MotionCue:
         return build_cue(config.motion, self.backbone.has_attention)
+
+    def _build_refiner(self, config: PipelineConfig) -> MaskRefiner | None:
+        """Raises ConfigError and MissingLibrary, see `load_sam2`."""
+        if config.motion.refine == "none":
+            return None
+        from easi3r_ros.core.dust3r.inference import device_named
+
+        return MaskRefiner(load_sam2(config.motion, device_named(config.backbone.device)), config.motion.sam2_wait)
+
+    def _refined(self, result: FrameResult) -> FrameResult:
+        mask = self._refiner.settle(result.frame, result.mask)
+        if mask is result.mask:
+            return result
+        return result.changed(mask=mask, dynamic_fraction=float(mask.mean()))
 
     def _decode_fewer_at_once(self) -> bool:
         """Whether that is possible. It costs time alone."""
