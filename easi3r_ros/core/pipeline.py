@@ -22,6 +22,8 @@ from easi3r_ros.core.clouds import standing_depth
 from easi3r_ros.core.config import CloudConfig, PipelineConfig, PreprocessConfig
 from easi3r_ros.core.engine import Landing, Parcel, fetch_each, memory_used_mb, upload
 from easi3r_ros.core.motion import MotionCue, MotionMeter, build_cue, carried_motion
+from easi3r_ros.core.motion.refiner import MaskRefiner
+from easi3r_ros.core.motion.sam2_tracker import load_sam2
 from easi3r_ros.core.out_of_memory import ADVICE, OutOfMemory, attempt, release_unused
 from easi3r_ros.core.preprocess import camera_intrinsics, plan, prepare, seen_share, to_camera
 from easi3r_ros.core.sight import (
@@ -73,6 +75,7 @@ class Pipeline:
         self.config = config
         self.backbone = backbone or build_backbone(config.backbone)
         self._cue = self._build_cue(config)
+        self._refiner = self._build_refiner(config)
         self._meter = MotionMeter()
         self._possible = Partners(config.window.offsets) if config.window.offsets else self.backbone.default_partners
         self._effort = Effort()
@@ -183,6 +186,8 @@ class Pipeline:
         """Forget all frames and start a new world."""
         self._window.clear()
         self._cue.reset()
+        if self._refiner is not None:
+            self._refiner.reset()
         self._meter.reset()
         self._aligner.reset()
         self._motion = {}
@@ -215,8 +220,13 @@ class Pipeline:
         if blind:
             result = self._unseen(image, blind, watch)
         else:
+            if self._refiner is not None:
+                self._refiner.see(frame)
             result = self._seen(image, watch)
             self._keep_budgets((time.perf_counter() - begin) * 1e3)
+            if self._refiner is not None:
+                with watch("refine"):
+                    result = self._refined(result)
         self._last = Answer(image.image, result)
         return result
 
@@ -382,6 +392,20 @@ class Pipeline:
 
     def _build_cue(self, config: PipelineConfig) -> MotionCue:
         return build_cue(config.motion, self.backbone.has_attention)
+
+    def _build_refiner(self, config: PipelineConfig) -> MaskRefiner | None:
+        """Raises ConfigError and MissingLibrary, see `load_sam2`."""
+        if config.motion.refine == "none":
+            return None
+        from easi3r_ros.core.dust3r.inference import device_named
+
+        return MaskRefiner(load_sam2(config.motion, device_named(config.backbone.device)), config.motion.sam2_wait)
+
+    def _refined(self, result: FrameResult) -> FrameResult:
+        mask = self._refiner.settle(result.frame, result.mask)
+        if mask is result.mask:
+            return result
+        return result.changed(mask=mask, dynamic_fraction=float(mask.mean()))
 
     def _decode_fewer_at_once(self) -> bool:
         """Whether that is possible. It costs time alone."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from easi3r_lab.eval.scores import score_trajectory
 from easi3r_lab.synthetic.clips import RenderedFrame
 from easi3r_ros.core.config import PipelineConfig, with_settings
 from easi3r_ros.core.types import FrameResult, ScaleState
+from easi3r_ros.mapping.depth_scale import CONFIDENCE
 from easi3r_ros.mapping.placing import FromDepth, FromOdometry, Placing, ScaleSource
 
 SOURCES = ("odometry", "depth", "camera_height")
@@ -27,7 +27,7 @@ class MetresScore:
 
     locked_after: float  # metres of the camera's way; inf: never
     locked: float  # share of the placed frames
-    error: float  # median |scale / truth - 1| of the locked frames
+    error: float  # median |scale / truth - 1| of the locked frames; truth: true over estimated depth, of each frame
     sigma: float  # median of what it says of itself
     largest: float  # largest error of a locked frame
     path_error: float  # |way in map / true way - 1| from the lock to the end
@@ -41,7 +41,6 @@ def score(
     if len(placed) < FEWEST:
         return None
     truth = np.stack([frames[k].view.world_from_cam for k in placed])
-    metres = score_trajectory(np.stack([results[k].world_from_cam for k in placed]), truth).scale
     height = float(frames[0].view.world_from_cam[2, 3])
     config = with_settings(config, {"scale.source": source, "scale.camera_height": height})
     placing = Placing("camera", source, config.scale, source_on(frames, source), warn=lambda _: None)
@@ -50,7 +49,7 @@ def score(
     way = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(truth[:, :3, 3], axis=0), axis=1))])
     if not locked:
         return MetresScore(math.inf, 0.0, math.nan, math.nan, math.nan, math.nan)
-    errors = np.array([abs(out[k].scale.metres / metres - 1) for k in locked])
+    errors = np.array([abs(out[k].scale.metres / true_metres(frames[k], results[k]) - 1) for k in locked])
     in_map = np.stack([out[k].world_from_cam[:3, 3] for k in locked])
     true_way = way[placed.index(locked[-1])] - way[placed.index(locked[0])]
     said = np.linalg.norm(np.diff(in_map, axis=0), axis=1).sum()
@@ -62,6 +61,13 @@ def score(
         largest=float(errors.max()),
         path_error=float(abs(said / true_way - 1)) if true_way > 0 else math.nan,
     )
+
+
+def true_metres(frame: RenderedFrame, result: FrameResult) -> float:
+    """Per unit, at one frame: scales drift."""
+    known = ~result.mask & ~frame.mask & (result.confidence >= CONFIDENCE)
+    known &= np.isfinite(result.depth) & np.isfinite(frame.depth)
+    return float(np.median(frame.depth[known] / result.depth[known]))
 
 
 def source_on(frames: Sequence[RenderedFrame], source: str) -> ScaleSource | None:
