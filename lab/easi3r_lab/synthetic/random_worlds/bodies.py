@@ -29,7 +29,7 @@ from easi3r_lab.synthetic.random_worlds.layout import (
     turn_y,
     turn_z,
 )
-from easi3r_lab.synthetic.random_worlds.surroundings import StillWorlds
+from easi3r_lab.synthetic.random_worlds.backdrop import StillWorlds
 
 BODIES = 5  # most that one scene has
 SLOTS = 12  # parts of a body
