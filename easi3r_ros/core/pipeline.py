@@ -395,7 +395,7 @@ class Pipeline:
 
     def _build_refiner(self, config: PipelineConfig) -> MaskRefiner | None:
         """Raises ConfigError and MissingLibrary, see `load_sam2`."""
-        if config.motion.refine == "none":
+        if config.motion.refine != "sam2":
             return None
         from easi3r_ros.core.dust3r.inference import device_named
 
