@@ -101,6 +101,7 @@ def network(
     fast, plain = part.frame(partners=5)
     typer.echo(
         f"{size}, {resolution}: CPU seconds: image {part.encode:.2f}, pair {part.decode:.2f}, "
-        f"its heads {part.heads:.2f}, pair in the plain way {part.plain_decode:.2f}; a frame {fast:.1f} / plain {plain:.1f} = {plain / fast:.1f} "
-        f"times faster; largest relative difference {part.difference:.1e}"
+        f"its heads {part.heads:.2f}, pair in the plain way {part.plain_decode:.2f}; "
+        f"a frame {fast:.1f} / plain {plain:.1f} = {plain / fast:.1f} times faster; "
+        f"largest relative difference {part.difference:.1e}"
     )
