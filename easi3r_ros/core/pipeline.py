@@ -171,7 +171,9 @@ class Pipeline:
         Where memory runs out, fewer are decoded at once, and then fewer of them decoded at all, from then on. Raises
         OutOfMemory if nothing is left to be saved.
         """
-        pairs = self._window.new_pairs(self._partners)
+        usual = self._partners is self.backbone.default_partners
+        frames = tuple(self._window.features.values())
+        pairs = self._window.new_pairs(self.backbone.partners_after(frames) if usual else self._partners)
         if not pairs:
             return []
         while (answers := attempt(partial(self.backbone.attend, pairs, masks, earlier))) is None:

@@ -69,20 +69,31 @@ def estimate_from(
     return _estimate(feature, follow_edges(cells, grey), threshold, evidence)
 
 
-def estimate_with_border(
-    feature: Features, log_odds: np.ndarray, threshold: float, evidence: dict[str, np.ndarray], known: Colours
-) -> tuple[MotionEstimate, np.ndarray, Colours]:
-    """As `estimate_from` with the border that colours suggest, the log odds that led to it, and what colours are known.
+@dataclass(frozen=True)
+class Border:
+    """What colours made of a frame's log odds while it was the newest."""
 
-    known: what the frame before knew of colours.
-    """
-    even = np.float32(np.log(max(threshold, LEAST) / max(1 - threshold, LEAST)))
-    specks = (without_specks(probability_of(log_odds), threshold) <= threshold) & (log_odds > even)
-    above, colours = follow_colours(feature.input.image, np.where(specks, JUST_STATIC, log_odds - even), known)
-    log_odds = np.clip(above + even, -MOST_LOG_ODDS, MOST_LOG_ODDS)
+    correction: np.ndarray | float  # (h', w') log odds
+    before: Colours  # what the frame before knew
+    colours: Colours
+
+    @classmethod
+    def of(cls, feature: Features, log_odds: np.ndarray, threshold: float, before: Colours) -> Border:
+        """log_odds: (h', w') before colours."""
+        even = np.float32(np.log(max(threshold, LEAST) / max(1 - threshold, LEAST)))
+        specks = (without_specks(probability_of(log_odds), threshold) <= threshold) & (log_odds > even)
+        above = np.where(specks, JUST_STATIC, log_odds - even)
+        found, colours = follow_colours(feature.input.image, above, before)
+        return cls(np.clip(found + even, -MOST_LOG_ODDS, MOST_LOG_ODDS) - log_odds, before, colours)
+
+
+def estimate_with_border(
+    feature: Features, log_odds: np.ndarray, threshold: float, evidence: dict[str, np.ndarray]
+) -> MotionEstimate:
+    """As `estimate_from`, of log odds whose borders are right already."""
     height, width = feature.input.image.shape[:2]
-    probability = probability_of(cv2.resize(log_odds, (width, height), interpolation=cv2.INTER_LINEAR))
-    return _estimate(feature, probability, threshold, evidence), log_odds, colours
+    cells = without_specks(probability_of(log_odds), threshold)
+    return _estimate(feature, cv2.resize(cells, (width, height), interpolation=cv2.INTER_LINEAR), threshold, evidence)
 
 
 def probability_of(log_odds: np.ndarray) -> np.ndarray:
@@ -226,14 +237,16 @@ def _numpy(values: torch.Tensor | None) -> np.ndarray | None:
     return None if values is None else values.cpu().numpy()
 
 
+NO_BORDER = Border(0.0, Colours.none(), Colours.none())
+
+
 @dataclass(frozen=True)
 class _Belief:
     sources: tuple[np.ndarray, ...]
     inherited: np.ndarray | float  # from the frame before, as it was believed when this frame was new
     threshold: float  # of the estimate
     log_odds: np.ndarray  # (h', w') of the sources, of what was inherited, and of colours where they are asked
-    before: Colours  # what the frame before knew
-    colours: Colours
+    border: Border
     estimate: MotionEstimate
 
 
@@ -259,9 +272,11 @@ class OddsCue(MotionCue):
         said = {source.name: source.log_odds(features, evidence) for source in self._sources}
         needed = said[self._sources[0].name]
         self._known = {index: belief for index, belief in self._known.items() if index in needed}
+        newest = max(features, default=None)
         for index in features:  # oldest first: a frame inherits from those before it
             if index in needed:
-                self._update(features[index], {k: odds[index] for k, odds in said.items() if index in odds}, evidence)
+                own = {name: odds[index] for name, odds in said.items() if index in odds}
+                self._update(features[index], own, evidence, newest=index == newest)
         return {index: self._known[index].estimate for index in features if index in self._known}
 
     def reset(self) -> None:
@@ -269,27 +284,34 @@ class OddsCue(MotionCue):
         for source in self._sources:
             source.reset()
 
-    def _update(self, feature: Features, said: dict[str, np.ndarray], evidence: Mapping[Edge, PairEvidence]) -> None:
+    def _update(
+        self, feature: Features, said: dict[str, np.ndarray], evidence: Mapping[Edge, PairEvidence], newest: bool
+    ) -> None:
         index, sources = feature.index, tuple(said.values())
         known = self._known.get(index)
         threshold = self._config.threshold
         if known is not None and known.threshold == threshold and identical(known.sources, sources):
             return
         inherited = known.inherited if known else self._inherited(index, evidence)
-        before = known.before if known else self._colours_before(index)
         limits = {source.name: source.limits for source in self._sources}
         total = sum(np.clip(odds, *limits[name]) for name, odds in said.items()) + inherited
         total = np.clip(total, -MOST_LOG_ODDS, MOST_LOG_ODDS)
         maps = said if len(self._sources) == 1 else {**said, self.name: total}
-        if self._config.refine == "border":
-            estimate, total, colours = estimate_with_border(feature, total, threshold, maps, before)
+        if self._config.refine == "none":
+            estimate, border = estimate_from(feature, total, threshold, maps), NO_BORDER
         else:
-            estimate, colours = estimate_from(feature, total, threshold, maps), before
-        self._known[index] = _Belief(sources, inherited, threshold, total, before, colours, estimate)
+            border = known.border if known and not newest else self._border(feature, total, known)
+            total = np.clip(total + border.correction, -MOST_LOG_ODDS, MOST_LOG_ODDS)
+            estimate = estimate_with_border(feature, total, threshold, maps)
+        self._known[index] = _Belief(sources, inherited, threshold, total, border, estimate)
 
-    def _colours_before(self, index: int) -> Colours:
-        earlier = [other for other in self._known if other < index]
-        return self._known[max(earlier)].colours if earlier else Colours.none()
+    def _border(self, feature: Features, total: np.ndarray, known: _Belief | None) -> Border:
+        """By the colours that the frame before knew."""
+        earlier = [other for other in self._known if other < feature.index]
+        before = (
+            known.border.before if known else self._known[max(earlier)].border.colours if earlier else Colours.none()
+        )
+        return Border.of(feature, total, self._config.threshold, before)
 
     def _inherited(self, index: int, evidence: Mapping[Edge, PairEvidence]) -> np.ndarray | float:
         """What the frame before has to say about frame `index`."""
