@@ -35,8 +35,8 @@ def describe(driver: Driver) -> LaunchDescription:
     """The driver and the node on its images; `driver:=false` where the camera runs already."""
     own = DeclareLaunchArgument("driver", default_value="true", description="Start the driver too; false: it runs.")
     start = OpaqueFunction(function=lambda context: _start_driver(driver, context))
-    node = CAMERA["live"]({"image": driver.image, **driver.defaults})
-    return LaunchDescription([own, *driver.arguments, *node, start])
+    node = CAMERA["live"]({"image": driver.image, **driver.defaults}, before=[start])
+    return LaunchDescription([own, *driver.arguments, *node])
 
 
 def value(context: LaunchContext, argument: str) -> str:

@@ -11,6 +11,8 @@ from launch_ros.substitutions import FindPackageShare
 
 DRIVERS = runpy.run_path(str(Path(__file__).with_name("drivers.py")))
 
+DEFAULTS = {"depth": "/camera/camera/aligned_depth_to_color/image_raw"}
+
 
 def start(context: LaunchContext, package: str) -> list[Action]:
     file = PathJoinSubstitution([FindPackageShare(package), "launch", "rs_launch.py"])
@@ -25,5 +27,5 @@ def start(context: LaunchContext, package: str) -> list[Action]:
 
 def generate_launch_description() -> LaunchDescription:
     profile = DeclareLaunchArgument("color_profile", default_value="640x480x30", description="WIDTHxHEIGHTxRATE.")
-    driver = DRIVERS["Driver"](("realsense2_camera",), "/camera/camera/color/image_raw", start, (profile,))
+    driver = DRIVERS["Driver"](("realsense2_camera",), "/camera/camera/color/image_raw", start, (profile,), DEFAULTS)
     return DRIVERS["describe"](driver)

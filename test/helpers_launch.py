@@ -154,9 +154,10 @@ class SetEnvironmentVariable:
 
 
 class Node:
-    def __init__(self, *, package, executable, name, namespace, parameters, output):
+    def __init__(self, *, package, executable, name, namespace="", parameters=(), output, arguments=(), remappings=()):
         self.package, self.executable, self.topic = package, executable, f"/{namespace}/image_raw"
         self.arguments = {item.name: item.value for item in parameters}
+        self.command, self.remappings = list(arguments), dict(remappings)
 
 
 class IncludeLaunchDescription:

@@ -30,7 +30,7 @@ def test_dotted_names_replace_leaves_and_leave_the_rest():
         ({"backbone.name": "tinny"}, "must be one of: auto, classical"),
         ({"motion.threshold": float("nan")}, "must be in"),
         ({"window.offsets": [0, 1]}, "positive whole numbers"),
-        ({"motion.second_pass": "yes"}, "must be bool, got str"),
+        ({"alignment.static_weighting": "yes"}, "must be bool, got str"),
     ],
 )
 def test_mistakes_are_named(values, message):

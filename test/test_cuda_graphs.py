@@ -126,7 +126,7 @@ def stream(backbone, images):
 def test_a_network_of_recorded_calls_answers_as_without(config):
     images = noise_images(4, HEIGHT, WIDTH)
     plain, recorded = small_backbone(config), recording_backbone(config)
-    recorded.warm_up((HEIGHT, WIDTH), 6, True)
+    recorded.warm_up((HEIGHT, WIDTH), 6)
     made = FakeRecording.made
     assert recorded.graphs == 5  # images, pairs, masked pairs, half as many of them, heads
     for expected, ours in zip(stream(plain, images), stream(recorded, images), strict=True):
@@ -143,7 +143,7 @@ def test_a_network_of_recorded_calls_answers_as_without(config):
 
 def test_recordings_are_given_up_where_memory_runs_out():
     backbone = recording_backbone()
-    backbone.warm_up((HEIGHT, WIDTH), 4, True)
+    backbone.warm_up((HEIGHT, WIDTH), 4)
     assert backbone.graphs > 0
     assert backbone.decode_fewer_at_once() == 1  # one at a time already, but their memory is free now
     assert backbone.graphs == 0
@@ -152,13 +152,13 @@ def test_recordings_are_given_up_where_memory_runs_out():
 
 def test_graphs_are_off_on_a_cpu_and_where_the_user_says_so():
     backbone = small_backbone()
-    backbone.warm_up((HEIGHT, WIDTH), 4, True)
+    backbone.warm_up((HEIGHT, WIDTH), 4)
     assert backbone.graphs == 0
 
 
 def test_counters_see_the_calls_themselves():
     backbone = recording_backbone()
-    backbone.warm_up((HEIGHT, WIDTH), 2, False)
+    backbone.warm_up((HEIGHT, WIDTH), 2)
     (recording,) = backbone._calls._recordings["encode", HEIGHT, WIDTH].values()
     before = recording.replays
     with backbone.without_graphs():

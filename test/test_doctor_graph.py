@@ -100,14 +100,18 @@ def test_an_image_without_a_frame():
         (calibration(f=0.0), "K is zero"),
         (calibration(640, 480), "for 640 x 480, the images are 320 x 240"),
         (calibration(frame_id="other"), "'other'"),
-        (calibration(f=1.0), "no such camera"),
-        (calibration(centre=(0.0, 0.0)), "no such camera"),
-        (calibration(d=(0.1, 0, 0, 0, 0)), "rectified"),
+        (calibration(f=1.0), "does not fit the image's size"),
+        (calibration(centre=(0.0, 0.0)), "principal point is the image's corner"),
     ],
 )
 def test_what_is_wrong_with_a_calibration(info, words):
     finding = about(judge(graph(topic(picture(), info))), "camera_info")
     assert finding.status == WARN and words in f"{finding.detail} {finding.advice}"
+
+
+def test_a_lens():
+    finding = about(judge(graph(topic(picture(), calibration(d=(0.1, 0, 0, 0, 0))))), "camera_info")
+    assert finding.status == OK and "with lens distortion" in finding.detail
 
 
 def test_frames():

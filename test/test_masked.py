@@ -11,7 +11,7 @@ from easi3r_ros.messages.message_types import Header, Image
 WIDTH, HEIGHT = 8, 6
 # rgb of a black pixel of Bayer sensors depends on its neighbours, which are not all black at an outline
 BAYER = [encoding for encoding in COLOUR_ENCODINGS if encoding.startswith("bayer")]
-PLANES = {"nv12": 9, "nv21": 9, "nv24": 18}  # rows of WIDTH bytes
+PLANES = {"nv12": 9, "nv21": 9, "nv24": 18, "i420": 9, "yv12": 9}  # rows of WIDTH bytes
 
 
 def image(encoding: str, padding: int = 0, bigendian: int = 0, seed: int = 1) -> Image:
@@ -66,7 +66,7 @@ def test_alpha_stays(encoding):
     np.testing.assert_array_equal(array_from_image(made)[..., 3], array_from_image(given)[..., 3])
 
 
-@pytest.mark.parametrize("encoding", ["uyvy", "yuyv", "nv12"])
+@pytest.mark.parametrize("encoding", ["uyvy", "yuyv", "nv12", "i420", "yv12"])
 def test_a_neighbour_that_shares_a_colour_keeps_its_luma(encoding):
     """A mask of one column: the next one is of the same block."""
     given = image(encoding)

@@ -10,7 +10,7 @@ from helpers_classical import ROOM, WALKER, network_input, pose, render
 from easi3r_ros.core.classical import ClassicalBackbone
 from easi3r_ros.core.config import MotionConfig, PipelineConfig
 from easi3r_ros.core.motion import MotionCue, build_cue
-from easi3r_ros.core.motion.odds import GeometryOdds, follow_edges, fused_log_odds, without_specks
+from easi3r_ros.core.motion.odds import GeometryOdds, follow_edges, fused_log_odds, on_pixels, without_specks
 from easi3r_ros.core.pipeline import Pipeline
 from easi3r_ros.core.types import Features, PairEvidence, PairMotion
 
@@ -111,12 +111,25 @@ def test_specks_and_doubtful_regions_are_dropped():
 
 
 def test_borders_follow_the_image():
-    guide = np.where(block_mask(), 0.9, 0.1).astype(np.float32)
+    guide = np.where(block_mask(), 230, 25).astype(np.uint8)
     smeared = np.zeros((SHAPE[0] // 2, SHAPE[1] // 2), np.float32)
     smeared[13:32, 18:42] = 1.0  # two cells too far on every side
     followed = torch.from_numpy(follow_edges(smeared, guide) > 0.5)
     raw = torch.from_numpy(np.kron(smeared, np.ones((2, 2))) > 0.5)
     assert overlap(followed, block_mask()) > overlap(raw, block_mask()) + 0.1
+
+
+def test_pixels_are_the_same_on_every_device():
+    """OpenCV on a CPU, PyTorch elsewhere."""
+    rng = np.random.default_rng(0)
+    guide = torch.from_numpy(rng.integers(0, 256, (97, 131), np.uint8))
+    lines = torch.from_numpy(rng.normal(0, 1, (2, 48, 65)).astype(np.float32))
+
+    class Elsewhere(torch.Tensor):
+        device = torch.device("meta")
+
+    ours = on_pixels(lines.as_subclass(Elsewhere), guide).as_subclass(torch.Tensor)
+    torch.testing.assert_close(ours, on_pixels(lines, guide), atol=1e-4, rtol=0)
 
 
 def test_threshold_is_the_configured_one():

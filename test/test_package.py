@@ -76,7 +76,9 @@ def test_every_import_is_declared(run_dependencies):
 
 def test_every_message_is_built():
     text = (ROOT / "CMakeLists.txt").read_text()
-    assert set(re.findall(r"msg/\w+\.msg", text)) == {f"msg/{path.name}" for path in (ROOT / "msg").glob("*.msg")}
+    for kind in ("msg", "srv"):
+        built = set(re.findall(rf"{kind}/\w+\.{kind}", text))
+        assert built == {f"{kind}/{path.name}" for path in (ROOT / kind).glob(f"*.{kind}")} != set()
 
 
 @pytest.mark.parametrize("path", MESSAGES, ids=lambda path: path.stem)
@@ -220,6 +222,7 @@ AMENT = {
     "macro(ament_package)\nendmacro()\n",
     "rosidl_default_generators": "macro(rosidl_generate_interfaces)\nendmacro()\n",
     "builtin_interfaces": "",
+    "geometry_msgs": "",
     "std_msgs": "",
 }
 
@@ -256,7 +259,8 @@ def install(tmp_path):
 def test_colcon_installs_the_product_and_nothing_else(install):
     _, installed, said = install()
     code = {str(path.relative_to(ROOT)) for path in (ROOT / "easi3r_ros").rglob("*") if path.is_file()}
-    shared = {str(path.relative_to(ROOT)) for name in ("config", "launch") for path in (ROOT / name).rglob("*.*")}
+    folders = [ROOT / name for name in ("config", "foxglove", "launch", "rviz")]
+    shared = {str(path.relative_to(ROOT)) for folder in folders for path in folder.rglob("*.*")}
     expected = {f"lib/python/{name}" for name in code} | {f"share/easi3r_ros/{name}" for name in shared}
     expected |= {"lib/easi3r_ros/node", "lib/easi3r_ros/easi3r", "bin/easi3r"}
     assert installed == {name for name in expected if "__pycache__" not in name}

@@ -163,7 +163,7 @@ class TestCameraModel:
         assert len(warnings) == 1 and text in warnings[0]
 
     @pytest.mark.parametrize(
-        ("changes", "text"), [({"d": [0.2, 0, 0, 0, 0]}, "lens distortion"), ({"k": np.zeros(9)}, "no calibration")]
+        ("changes", "text"), [({"d": [0.2, 0, 0]}, "lens distortion"), ({"k": np.zeros(9)}, "no calibration")]
     )
     def test_doubtful_calibration_warns_once_and_is_passed_on(self, warnings, changes, text):
         model, info = CameraModel(False, warnings.append), self.info(**changes)

@@ -37,7 +37,7 @@ class Graph:
     def __init__(self, remap=None, publishers=None, namespace="/", events=True, refused=""):
         self.remap, self.publishers, self.namespace = remap or {}, publishers or {}, namespace
         self.events, self.refused = events, refused
-        self.subscriptions = {}
+        self.subscriptions, self.destroyed = {}, []
 
     def resolve_topic_name(self, name, only_expand=False):
         full = name if name.startswith("/") else f"{self.namespace.rstrip('/')}/{name}"
@@ -47,7 +47,7 @@ class Graph:
         return "/easi3r"
 
     def create_subscription(self, type_, topic, callback, qos, **options):
-        options["qos"] = qos
+        options |= {"qos": qos, "callback": callback}
         if topic == self.refused:
             raise RuntimeError("no such policy")
         if not self.events and "event_callbacks" in options and options["event_callbacks"].message_lost:
@@ -56,6 +56,7 @@ class Graph:
         return self.subscriptions[topic]
 
     def destroy_subscription(self, subscription):
+        self.destroyed.append(subscription)
         self.subscriptions = {topic: s for topic, s in self.subscriptions.items() if s is not subscription}
 
     def get_topic_names_and_types(self):
@@ -235,6 +236,24 @@ class TestCheck:
         assert warnings == []
         made.close()
         assert graph.subscriptions == {}
+
+    def test_no_image_is_lost_or_taken_twice_while_it_changes(self):
+        graph, taken = Graph(), []
+        made, _, _ = camera(graph)
+        made._take = taken.append
+        image = lambda n: SimpleNamespace(header=SimpleNamespace(stamp=SimpleNamespace(sec=0, nanosec=n)), data=b"abc")  # noqa: E731
+        former = graph.subscriptions["/image"]
+        former.callback(image(1))
+        graph.publishers["/image"] = [publisher()]
+        made.check()
+        present = graph.subscriptions["/image"]
+        assert former is not present and former not in graph.destroyed
+        for subscription, number in ((former, 2), (present, 2), (present, 3), (former, 3)):
+            subscription.callback(image(number))
+        made.check()
+        assert former in graph.destroyed
+        present.callback(image(3)), present.callback(image(4))
+        assert [message.header.stamp.nanosec for message in taken] == [1, 2, 3, 3, 4]
 
     def test_reliable_from_the_beginning_where_the_publisher_is_known(self):
         graph = Graph(publishers={"/image": [publisher()]})

@@ -21,6 +21,7 @@ from easi3r_ros.messages.results import DEBUG_TOPICS, TOPICS, ResultMessages
 from easi3r_ros.messages.ros_libraries import point_cloud
 from easi3r_ros.messages.status import BackboneInfo, Counts, Timing, status_message, total_latency_ms
 from easi3r_ros.ros.monitor import Monitor
+from easi3r_ros.ros.params import NodeConfig
 
 SECOND = 1_000_000_000
 K = np.array([[50.0, 0, 4], [0, 50, 3], [0, 0, 1]])
@@ -473,6 +474,28 @@ class TestMonitor:
         assert monitor.input_diagnostic("easi3r", "/image", Counts(), False, False).level == DiagnosticStatus.OK, (
             "reset"
         )
+
+    def test_thresholds_are_the_user_s(self):
+        now = [0.0]
+        monitor = Monitor(lambda: now[0])
+
+        def told(**limits):
+            return monitor.tracking_diagnostic("easi3r", BackboneInfo("classical", ""), "", NodeConfig(**limits))
+
+        for index in range(21):
+            assert index > 9 or told(diagnostics_min_rate=1000.0).level == DiagnosticStatus.OK, "too early to say"
+            now[0] = index / 10
+            monitor.finished(result(index, state=TrackingState.TRACKING), latency_ms=250.0)
+        assert told().level == told(diagnostics_min_rate=9.0, diagnostics_max_latency=0.3).level == DiagnosticStatus.OK
+        slow, late = told(diagnostics_min_rate=12.0), told(diagnostics_max_latency=0.2)
+        assert slow.level == late.level == DiagnosticStatus.WARN
+        assert "10.0 results per second, less than diagnostics_min_rate 12" in slow.message
+        assert "latency 250 ms, more than diagnostics_max_latency 0.2 s" in late.message
+        monitor.image_lost(2)
+        counts = Counts(received=30, processed=30)
+        assert monitor.input_diagnostic("easi3r", "/image", counts, False, False).level == DiagnosticStatus.OK
+        strict = monitor.input_diagnostic("easi3r", "/image", counts, False, False, "", 0.05)
+        assert strict.level == DiagnosticStatus.WARN and "6% of the images are lost" in strict.message
 
     def test_the_last_state_says_nothing_while_no_results_come(self):
         monitor = Monitor()

@@ -287,3 +287,29 @@ def test_compressed_images_are_re_emitted_as_they_came(client):
         assert not rgb_from_image(made["image_static"])[MOVES].any()
     finally:
         running.close()
+
+
+def test_what_launch_files_and_layouts_name_is_published():
+    """A topic that is misspelt in a layout or a launch file would stay empty without a word."""
+    import json
+    import re
+    from pathlib import Path
+
+    from easi3r_ros.messages.objects import OBJECT_TOPICS
+    from easi3r_ros.messages.results import TOPICS
+    from easi3r_ros.messages.stacks import DEPTH_TOPICS, STACK_TOPICS
+    from easi3r_ros.ros.surroundings import MAP_TOPICS
+
+    root = Path(__file__).resolve().parents[1]
+    published = {f"/easi3r/{name}" for name in (*TOPICS, *STACK_TOPICS, *DEPTH_TOPICS, *OBJECT_TOPICS, *MAP_TOPICS)}
+    texts = [
+        (root / "rviz" / "easi3r.rviz").read_text(),
+        json.dumps(json.loads((root / "foxglove" / "easi3r.json").read_text())),
+    ]
+    named = {name for text in texts for name in re.findall(r"/easi3r/[a-z_/]+", text)}
+    given = {
+        f"/easi3r/{name}"
+        for path in (root / "launch").glob("*.py")
+        for name in re.findall(r'topic\("([a-z_/]+)"\)', path.read_text())
+    }
+    assert len(named) > 6 and len(given) > 6 and named | given <= published

@@ -132,9 +132,10 @@ def test_objects(client, run):
     made = node.of("objects")[-1]
     (item,) = made.objects
     assert made.header.frame_id == "map" and made.scale_state == WindowStatus.SCALE_METRIC
-    assert (item.velocity.x, item.velocity.y, item.velocity.z) == pytest.approx((0.4, 0, 0), abs=0.03)
-    assert item.centroid.z == pytest.approx(2, abs=0.02) and item.seen and item.hits == 25
-    assert item.box_size.x == pytest.approx(20 / 50 * 2, rel=0.15)
+    # REP-103: x is forward, y to the left.
+    assert (item.velocity.x, item.velocity.y, item.velocity.z) == pytest.approx((0, -0.4, 0), abs=0.03)
+    assert item.centroid.x == pytest.approx(2, abs=0.02) and item.seen and item.hits == 25
+    assert item.box_size.y == pytest.approx(20 / 50 * 2, rel=0.15)
     assert np.linalg.eigvalsh(np.reshape(item.velocity_covariance, (3, 3))).min() > 0
     ids = node.of("instances")[-1]
     assert (ids.encoding, ids.width, ids.height, ids.header.frame_id) == ("32SC1", WIDTH, HEIGHT, FRAME_ID)
@@ -191,15 +192,15 @@ class TestMap:
         assert publisher.qos_profile.reliability == ReliabilityPolicy.RELIABLE
         assert cloud.header.frame_id == "map" and [f.name for f in cloud.fields] == ["x", "y", "z", "rgb", "confidence"]
         assert len(xyz(cloud)) > 200
-        np.testing.assert_allclose(xyz(cloud)[:, 2], 4.0, atol=1e-4)  # the wall alone
+        np.testing.assert_allclose(xyz(cloud)[:, 0], 4.0, atol=1e-4)  # the wall alone: x is forward
 
     def test_a_ghost_goes_with_a_later_message(self, client, run):
         Walker.careless = True
         node = run("ghost", "-p", "map.enabled:=true", "-p", "map.voxel_size:=0.1", "-p", "map.period:=0.0")
         node.shoot(3)
-        assert (xyz(node.map())[:, 2] < 3).any(), "it was taken for a thing that stays"
+        assert (xyz(node.map())[:, 0] < 3).any(), "it was taken for a thing that stays"
         node.shoot(6)
-        assert not (xyz(node.map())[:, 2] < 3).any()
+        assert not (xyz(node.map())[:, 0] < 3).any()
 
     def test_reset_empties_it_and_pause_keeps_it(self, client, run, tmp_path):
         node = run("emptied", "-p", "map.enabled:=true", "-p", "map.voxel_size:=0.1", "-p", "map.period:=0.0")

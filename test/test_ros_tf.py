@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 pytest.importorskip("easi3r_ros.msg", reason="no ROS 2 here: `make test` sets it up (or source an installed one)")
 
 from easi3r_ros.msg import WindowStatus
-from geometry_msgs.msg import TransformStamped  # noqa: E402
+from geometry_msgs.msg import PoseWithCovarianceStamped, TransformStamped  # noqa: E402
 from helpers_node import FakePipeline, RunningNode  # noqa: E402
 from helpers_ros import SECOND, Client, header, rgb_image, wait_until  # noqa: E402
 from nav_msgs.msg import Odometry  # noqa: E402
@@ -84,6 +85,7 @@ def client():
     client.listen(Log, "/rosout", QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL))
     client.listen(TFMessage, "/tf", QoSProfile(depth=5000))
     client.listen(WindowStatus, "/easi3r/status")
+    client.listen(PoseWithCovarianceStamped, "/easi3r/pose")
     client.listen(PointCloud2, "/easi3r/points/static")
     yield client
     client.close()
@@ -133,9 +135,12 @@ class Robot:
     def shoot(self, k):
         statuses = self.client.received["/easi3r/status"]
         before = len(statuses)
-        self.client.send(rgb_image(START + k * SECOND // 10, frame_id=OPTICAL), "/image")
-        wait_until(lambda: len(statuses) > before, f"a status of image {k}")
-        return statuses[-1]
+        for _ in range(5):  # the node's side is best effort, and this machine may be busy
+            self.client.send(rgb_image(START + k * SECOND // 10, frame_id=OPTICAL), "/image")
+            with suppress(AssertionError):
+                wait_until(lambda: len(statuses) > before, f"a status of image {k}", patience=8.0)
+                return statuses[-1]
+        raise AssertionError(f"no status of image {k}")
 
     def drive(self, images, late=0):
         for k in images:
@@ -300,7 +305,7 @@ def test_tf_that_never_comes_is_told_and_tolerance_takes_the_nearest(client, nod
     for k in (9, 10, 13):  # the last transform is that of 9
         robot.shoot(k)
     wait_until(lambda: said(client, "no TF map -> odom for some images"), "the warning", 5)
-    assert "the last transform odom -> base_link is 0.400 s older than the image" in said(client, "no TF map")[0]
+    assert "0.400 s older than the image" in said(client, "no TF map")[0]
     stamps = [round((stamp_ns(t.header.stamp) - START) / (SECOND / 10)) for t in sent_by_us(client)]
     assert stamps == [9, 10]
 
@@ -316,7 +321,7 @@ def test_without_odometry_map_to_odom_says_what_would_work(client, node):
 
 def test_level_by_an_imu(client, node):
     """The camera looks 40 degrees down; its IMU has other axes, given by TF."""
-    Robot(client, odometry=False)
+    robot = Robot(client, odometry=False)
     turn = Rotation.from_euler("x", -40, degrees=True).as_matrix()  # level optical axes from the camera's
     imu = np.eye(4)
     imu[:3, :3] = Rotation.from_euler("xyz", [0.3, 0.2, 0.1]).as_matrix()
@@ -332,17 +337,8 @@ def test_level_by_an_imu(client, node):
         a = message.linear_acceleration
         a.x, a.y, a.z = up
         publisher.publish(message)
+    robot.shoot(0)
     poses = client.received["/easi3r/pose"]
-    from geometry_msgs.msg import PoseWithCovarianceStamped
-
-    listening = client.listen(PoseWithCovarianceStamped, "/easi3r/pose")
-    wait_until(lambda: client.publishers_of("/easi3r/pose"), "the publisher of poses")
-    client.send(rgb_image(START, frame_id=OPTICAL), "/image")
-    for k in range(1, 20):
-        client.send(rgb_image(START + k * SECOND // 10, frame_id=OPTICAL), "/image")
-        time.sleep(0.05)
-        if poses:
-            break
     wait_until(lambda: poses, "a pose")
     q = poses[-1].pose.pose.orientation
     map_from_cam = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
@@ -350,7 +346,6 @@ def test_level_by_an_imu(client, node):
     first = map_from_cam @ world_from_cam(k)[:3, :3].T
     np.testing.assert_allclose(first @ turn.T @ [0, -1, 0], [0, 0, 1], atol=1e-6)
     assert not said(client, "level is imu")
-    client.node.destroy_subscription(listening)
     other.close()
 
 

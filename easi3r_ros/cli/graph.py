@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from easi3r_ros.cli.findings import FAIL, OK, WARN, Finding
 from easi3r_ros.messages.images import intrinsics
@@ -61,6 +61,8 @@ def _calibration(seen: SeenTopic, raw: bool) -> Finding:
         detail = "published, but nothing came" if seen.info_publishers else "nobody publishes it beside the images"
         return Finding(subject, WARN, detail, guessed)
     model = intrinsics(seen.info, "rect" in seen.name)
+    if model.implausible:
+        return Finding(subject, WARN, model.implausible, guessed)
     if model.K is None:
         return Finding(subject, WARN, "not calibrated: K is zero", guessed)
     if raw and model.size != (size := (seen.last.width, seen.last.height)):
@@ -69,19 +71,10 @@ def _calibration(seen: SeenTopic, raw: bool) -> Finding:
     if seen.info.header.frame_id != seen.last.header.frame_id:
         detail = f"has frame_id '{seen.info.header.frame_id}', the images '{seen.last.header.frame_id}'"
         return Finding(subject, WARN, detail, "make the driver give both the same")
-    return _sane(subject, model.K, model.size, model.distorted)
-
-
-def _sane(subject: str, K: Any, size: tuple[int, int], distorted: bool) -> Finding:
-    fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
-    detail = f"fx {fx:.1f}, fy {fy:.1f}, cx {cx:.1f}, cy {cy:.1f}"
-    if not (0.2 < fx / size[0] < 20 and 0.2 < fy / size[1] < 20 and 0 < cx < size[0] and 0 < cy < size[1]):
-        advice = f"no such camera: for {size[0]} x {size[1]}, fx and fy are about {size[0]}, cx and cy half the size"
-        return Finding(subject, WARN, detail, advice)
-    if distorted:
-        return Finding(
-            subject, WARN, f"{detail}, with lens distortion", "take the rectified topic (image_proc) if there is one"
-        )
+    detail = "fx {:.1f}, fy {:.1f}, cx {:.1f}, cy {:.1f}".format(*model.K[[0, 1, 0, 1], [0, 1, 2, 2]])
+    if model.distorted:
+        advice = "the node takes the distortion out; a rectified topic (image_proc) saves it the work"
+        return Finding(subject, OK, f"{detail}, with lens distortion", advice)
     return Finding(subject, OK, detail)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
 from easi3r_ros.core.config import BackboneConfig, ConfigError
 from easi3r_ros.core.types import Features, InputSpec, NetworkInput, PairAnswer, PairGeometry, Partners
+
+DEVICES = r"auto|cpu|meta|(cuda|mps|xpu)(:\d+)?"
 
 
 class Backbone(ABC):
@@ -46,21 +49,25 @@ class Backbone(ABC):
         pairs: Sequence[tuple[Features, Features]],
         masks: Mapping[int, torch.Tensor] | None = None,
         earlier: Sequence[PairAnswer] = (),
+        moving: Collection[int] | None = None,
     ) -> Sequence[PairAnswer]:
         """As `decode`, but pointmaps may be left for later: `pointmaps` adds them.
 
         earlier: answers of the first pass, which stand for pairs that the masks do not change. If they change none,
-        the answer is `earlier` itself.
+        the answer is `earlier` itself. moving: the frames of which the masks are not empty; None: the masks are asked.
         """
-        if earlier and not any(bool(mask.any()) for mask in (masks or {}).values()):
-            return earlier
+        if earlier and masks is not None:
+            if moving is None:
+                moving = {index for index, mask in masks.items() if bool(mask.any())}
+            if not moving:
+                return earlier
         return self.decode(pairs, masks)
 
     def pointmaps(self, answers: Sequence[PairAnswer]) -> list[PairGeometry]:
         """The answers of `attend`, complete, in their order; those that were complete are the same objects."""
         return list(answers)
 
-    def warm_up(self, size: tuple[int, int], pairs: int, second_pass: bool) -> None:  # noqa: B027 nothing to do is fine
+    def warm_up(self, size: tuple[int, int], pairs: int) -> None:  # noqa: B027 nothing to do is fine
         """Do once what the first frames would have to wait for. size: (h, w) of the network image; pairs: per frame."""
 
     def decode_fewer_at_once(self) -> int | None:
@@ -70,6 +77,8 @@ class Backbone(ABC):
 
 def build_backbone(config: BackboneConfig) -> Backbone:
     """Raises ConfigError for a combination that cannot work, CheckpointError for a checkpoint that cannot be loaded."""
+    if not re.fullmatch(DEVICES, config.device):
+        raise ConfigError(f"backbone.device is '{config.device}', must be auto, cpu, cuda, or cuda:0, cuda:1 ...")
     name = config.name if config.name != "auto" else ("dust3r" if config.checkpoint else "classical")
     if name != "dust3r" and config.checkpoint:
         raise ConfigError(f"backbone.name is '{name}', which takes no checkpoint: leave backbone.checkpoint empty")

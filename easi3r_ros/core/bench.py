@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +20,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from easi3r_ros.core.backbone import Backbone
+from easi3r_ros.core.clouds import split_cloud
 from easi3r_ros.core.config import (
     BackboneConfig,
+    CloudConfig,
     ConfigError,
     MotionConfig,
     PipelineConfig,
@@ -33,17 +35,18 @@ from easi3r_ros.core.dust3r import network as network_code
 from easi3r_ros.core.dust3r.generated import random_network
 from easi3r_ros.core.dust3r.inference import Dust3rBackbone, Pair, device_named
 from easi3r_ros.core.dust3r.network import NetworkConfig
-from easi3r_ros.core.engine import CrossingCounter, synchronize
+from easi3r_ros.core.engine import CrossingCounter, observed, synchronize
 from easi3r_ros.core.geometry import intrinsics, unproject
 from easi3r_ros.core.pipeline import Pipeline, StopWatch
-from easi3r_ros.core.types import Features, Frame, NetworkInput, PairAnswer, PairGeometry, TrackingState
+from easi3r_ros.core.types import Features, Frame, FrameResult, NetworkInput, PairAnswer, PairGeometry, TrackingState
 
 SIZES = {
     "full": NetworkConfig(),
-    "small": NetworkConfig(encoder_width=96, encoder_depth=4, encoder_heads=6, decoder_width=96, head="linear"),
+    "tiny": NetworkConfig(encoder_width=96, encoder_depth=4, encoder_heads=6, decoder_width=96, head="linear"),
 }
 PEAK_TFLOPS = {"NVIDIA H100": 790.0, "NVIDIA H200": 790.0}  # dense bfloat16, as large products reach it
 PATCH = 16
+CUES = ("attention", "geometry", "fused")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class BenchConfig:
     passes: int = 2
     dtype: str = "auto"
     heads: str = "auto"
+    compile: str = "off"
     warm: int = 12  # frames before the first that counts: the window is full, caches and memory are there
 
     def __post_init__(self) -> None:
@@ -71,6 +75,8 @@ class BenchConfig:
             )
         if self.frames < 1 or self.partners < 1 or self.passes not in (1, 2):
             raise ConfigError("frames and partners must be at least 1, passes 1 or 2")
+        if self.cue not in CUES:
+            raise ConfigError(f"cue is '{self.cue}', must be one of: {', '.join(CUES)}")
 
     def pipeline(self, mode: str) -> PipelineConfig:
         """mode: of the attention cue."""
@@ -80,13 +86,15 @@ class BenchConfig:
                 preprocess=PreprocessConfig(long_side=max(self.resolution)),
                 backbone=self.backbone,
                 window=WindowConfig(size=max(2, offsets[-1] + 1), offsets=offsets),
-                motion=MotionConfig(cue=self.cue, mode=mode, second_pass=self.passes == 2),
+                motion=MotionConfig(cue=self.cue, mode=mode, passes=self.passes),
             )
         )
 
     @property
     def backbone(self) -> BackboneConfig:
-        return validate(BackboneConfig(name="dust3r", device=self.device, dtype=self.dtype, heads=self.heads))
+        return validate(
+            BackboneConfig(name="dust3r", device=self.device, dtype=self.dtype, heads=self.heads, compile=self.compile)
+        )
 
 
 def measure(config: BenchConfig, plain: bool = False, notify: Callable[[str], None] = lambda _: None) -> dict:
@@ -127,14 +135,14 @@ def figures(config: BenchConfig, network: Dust3rBackbone, mode: str) -> dict:
     frames = moving_patterns(config.resolution)
     device = network.device
     _reset_peak(device)
-    network.warm_up(config.resolution[::-1], 2 * config.partners, config.passes == 2)
-    first = _timed(lambda: pipeline.push(next(frames)))
+    network.warm_up(config.resolution[::-1], 2 * config.partners)
+    first = _timed(lambda: looked_at(pipeline.push(next(frames))))
     for _ in range(config.warm - 1):
-        pipeline.push(next(frames))
+        looked_at(pipeline.push(next(frames)))
     latencies, states = [], Counter()
     for _ in range(config.frames):
         start = time.perf_counter()
-        result = pipeline.push(next(frames))
+        result = looked_at(pipeline.push(next(frames)))
         latencies.append((time.perf_counter() - start) * 1e3)
         states[result.state] += 1
     report = _rates(latencies) | {"first_frame_ms": first, "tracking": states[TrackingState.TRACKING] / config.frames}
@@ -163,6 +171,12 @@ def moving_patterns(resolution: tuple[int, int]) -> Iterator[Frame]:
             image[row : row + patch.shape[0], columns] = patch
         yield Frame(index, index * 33_333_333, "camera", np.ascontiguousarray(image), K)
         index += 1
+
+
+def looked_at(result: FrameResult) -> FrameResult:
+    """As a node with subscribers to mask, depth and clouds reads it."""
+    _ = result.mask, result.depth, split_cloud(result, CloudConfig())
+    return result
 
 
 FOCAL = 0.9  # of the width
@@ -206,10 +220,14 @@ class MeteredBackbone(Backbone):
             return self.network.encode(image)
 
     def attend(
-        self, pairs: Sequence[Pair], masks: Mapping[int, Tensor] | None = None, earlier: Sequence[PairAnswer] = ()
+        self,
+        pairs: Sequence[Pair],
+        masks: Mapping[int, Tensor] | None = None,
+        earlier: Sequence[PairAnswer] = (),
+        moving: Collection[int] | None = None,
     ) -> Sequence[PairAnswer]:
         with self._metered():
-            return self.network.attend(pairs, masks, earlier)
+            return self.network.attend(pairs, masks, earlier, moving)
 
     def decode(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor] | None = None) -> list[PairGeometry]:
         with self._metered():
@@ -254,7 +272,11 @@ class PlainBackbone(Dust3rBackbone):
         return answers
 
     def attend(
-        self, pairs: Sequence[Pair], masks: Mapping[int, Tensor] | None = None, earlier: Sequence[PairAnswer] = ()
+        self,
+        pairs: Sequence[Pair],
+        masks: Mapping[int, Tensor] | None = None,
+        earlier: Sequence[PairAnswer] = (),
+        moving: Collection[int] | None = None,
     ) -> Sequence[PairAnswer]:
         return self.decode(pairs, masks)
 
@@ -317,7 +339,7 @@ def _stages(pipeline: Pipeline, backbone: MeteredBackbone, frames: Iterator[Fram
     for _ in range(count):
         backbone.milliseconds = 0.0
         frame = next(frames)
-        total = _timed(lambda frame=frame: stages.setdefault("", []).append(pipeline.push(frame).latency_ms))
+        total = _timed(lambda frame=frame: stages.setdefault("", []).append(looked_at(pipeline.push(frame)).latency_ms))
         network.append(backbone.milliseconds)
         rest.append(total - backbone.milliseconds)
     backbone.milliseconds, pipeline.stopwatch = None, StopWatch
@@ -355,9 +377,11 @@ def _arithmetic(pipeline: Pipeline, frames: Iterator[Frame], device: torch.devic
 
 
 def _crossings(pipeline: Pipeline, frames: Iterator[Frame], device: torch.device) -> dict:
-    with CrossingCounter(device) as counter:
-        pipeline.push(next(frames))
-    return {"crossings": counter.total, "crossings_by_name": dict(counter.by_name)}
+    """Of one frame: at how many places the host waited for the device, and all that PyTorch did of that kind."""
+    places: list[str] = []
+    with observed(lambda place, _: places.append(place)), CrossingCounter(device) as counter:
+        looked_at(pipeline.push(next(frames)))
+    return {"crossings": len(places), "crossings_at": places, "crossing_operations": dict(counter.by_name)}
 
 
 def _kernels(pipeline: Pipeline, frames: Iterator[Frame], device: torch.device) -> dict:

@@ -279,7 +279,7 @@ class ClassicalBackbone(Backbone):
     input_spec = InputSpec(long_side=320)
     detail = 2  # flow and depth are computed on every second pixel
     # The last frame, and one far enough back for parallax: by time, because a slow machine drops frames.
-    default_partners = Partners(seconds=(0.0, 0.15))
+    default_partners = Partners(seconds=(0.0, 0.08))
 
     def __init__(self, horizontal_fov: float = 60.0):
         """horizontal_fov: degrees, assumed while intrinsics are not known."""

@@ -67,6 +67,12 @@ class BackboneConfig:
         low=0,
         high=64,
     )
+    compile: str = setting(
+        "off",
+        "on: the network by torch.compile, which takes minutes when the node is configured and needs a C++ compiler or "
+        "Triton. What cannot be compiled runs as it is, after one warning.",
+        choices=("off", "on"),
+    )
     cuda_graphs: str = setting(
         "auto",
         "auto: on CUDA the network's work is recorded once and replayed, which saves the time of launching it.",
@@ -125,12 +131,12 @@ class MotionConfig:
         high=0.95,
         live=True,
     )
-    second_pass: bool = setting(True, "Decode again with the moving content masked (eq. 10).", live=True)
     refine: str = setting(
-        "none",
-        "sam2: SAM 2 follows what moves beside the pipeline, and its mask replaces ours where it is ready in time and "
-        "agrees; needs the package sam2 and motion.sam2_checkpoint.",
-        choices=("none", "sam2"),
+        "border",
+        "How masks are drawn. border: where the colours of what moves and of what stands part; none: as the flow has "
+        "it. Not for the attention cue alone. sam2: border, and SAM 2 follows what moves beside the pipeline; its mask "
+        "replaces ours where it is ready in time and agrees (package sam2, motion.sam2_checkpoint).",
+        choices=("none", "border", "sam2"),
     )
     sam2_checkpoint: str = setting("", "With refine sam2: the model, a .pt file as Meta distributes it.")
     sam2_config: str = setting(
@@ -142,6 +148,14 @@ class MotionConfig:
         "for a recording.",
         low=0.0,
         high=600.0,
+    )
+    passes: int = setting(
+        2,
+        "2: every frame is decoded twice, the second time with the moving content masked (eq. 10). 1: once, with the "
+        "masks of earlier frames carried along the flow: half the work, and masks that follow a frame later.",
+        low=1,
+        high=2,
+        live=True,
     )
 
 
@@ -231,6 +245,25 @@ class MapConfig:
 
 
 @dataclass(frozen=True)
+class EngineConfig:
+    deadline_ms: float = setting(
+        0.0,
+        "Milliseconds that a frame may take; what takes longer gets a single pass, then fewer partners, then smaller "
+        "images, until it does not. 0: as long as it takes.",
+        low=0.0,
+        high=60_000.0,
+        live=True,
+    )
+    memory_mb: int = setting(
+        0,
+        "Megabytes of GPU memory (on a CPU: of the process) that may be used, kept in the same way. 0: all there is.",
+        low=0,
+        high=10_000_000,
+        live=True,
+    )
+
+
+@dataclass(frozen=True)
 class PipelineConfig:
     """Everything that is done with images; `level` and `scale` after the `Pipeline`, when results go out."""
 
@@ -250,6 +283,7 @@ class PipelineConfig:
     )
     objects: ObjectConfig = field(default_factory=ObjectConfig)
     map: MapConfig = field(default_factory=MapConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
 
 
 def settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Field, Any]]:
@@ -290,7 +324,8 @@ def _converted(name: str, value: Any, default: Any) -> Any:
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not type(default):
-        raise ConfigError(f"'{name}' must be {type(default).__name__}, got {type(value).__name__} {value!r}")
+        wanted, given = type(default).__name__, type(value).__name__
+        raise ConfigError(f"'{name}' must be {wanted}, got {given} {value!r}: the wrong type")
     return value
 
 

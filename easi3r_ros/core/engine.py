@@ -1,14 +1,18 @@
 """Where tensors live, and the few places where host and device meet.
 
-Everything full-size stays on the backbone's device. Whoever must cross does it through `upload`, `fetch` or
-`pairs_on_host`, so that a search for these names finds every crossing; `CrossingCounter` counts what happens.
+Everything full-size stays on the backbone's device. Uploads (`upload`) wait for nothing. Whoever needs values on the
+host makes the host wait for all that the device still has to do, so that happens at few places: `WAITS` names all of
+them, a frame comes to at most MOST_WAITS, and nothing but `fetch`, `fetch_each` and `Parcel` does it. `observed` sees
+every one, `CrossingCounter` whatever else PyTorch does of that kind.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +20,37 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from easi3r_ros.core.types import PairGeometry
+# Where the host waits for the device, and for what. A frame with the cue `attention` waits for the first, the third and
+# the fourth; with `geometry` or `fused`, for the second to the fourth. The last one only if somebody reads a map.
+WAITS = {
+    "changed pairs": "one bit per pair: which ones the second pass changes",
+    "motion": "pointmaps of the measured pairs on the nodes of the flow, odds of the attention on its cells",
+    "samples": "1,500 pixels per pair and anchor, for poses and scales, and single numbers",
+    "result": "mask, probability, depth and confidence of the frame, in one packed copy",
+    # Not in every frame.
+    "founding": "the samples once more, in the one frame that founds a world",
+    "evidence": "maps of single cues, if somebody looks at them",
+    "journal": "a few hundred pixels of every pair, for the alignment of a whole recording at once",
+    "overflow": "whether float16 overflowed; other precisions do not ask",
+    "published": "`motion.mode: paper` clusters and thresholds on the host, as published",
+}
+MOST_WAITS = 3
+
+Observer = Callable[[str, Sequence[Tensor]], "Sequence[Tensor] | None"]
+_observers: list[Observer] = []
+
+
+@contextmanager
+def observed(observer: Observer) -> Iterator[None]:
+    """While it is entered, every wait is told to `observer(place, tensors)`, on a CPU also, where it takes no time.
+
+    What the observer returns, if it is not None, is taken for the values: for tests with devices that have none.
+    """
+    _observers.append(observer)
+    try:
+        yield
+    finally:
+        _observers.remove(observer)
 
 
 def upload(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
@@ -29,8 +63,42 @@ def upload(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def fetch(values: Tensor) -> Tensor:
-    """To the host, waiting for what the device still has to do. No copy of what is there already."""
+def fetch(values: Tensor, place: str) -> Tensor:
+    """To the host, waiting for what the device still has to do. No copy of what is there already.
+
+    place: one of WAITS.
+    """
+    return fetch_each([values], place)[0]
+
+
+def fetch_each(values: Sequence[Tensor], place: str) -> list[Tensor]:
+    """As `fetch`, several at once, in one packed copy. Raises KeyError for a place that is not in WAITS."""
+    _ = WAITS[place]
+    for observer in _observers:
+        if (told := observer(place, values)) is not None:
+            return list(told)
+    away = [x for x in values if x.device.type != "cpu"]
+    if not away:
+        return list(values)
+    landed = iter(_unpacked(_landed(_packed(away)), away))
+    return [x if x.device.type == "cpu" else next(landed) for x in values]
+
+
+def _packed(values: Sequence[Tensor]) -> Tensor:
+    """(bytes,) uint8: a single tensor as it is, several one after the other."""
+    return torch.cat([x.contiguous().flatten().view(torch.uint8) for x in values])
+
+
+def _unpacked(packed: Tensor, like: Sequence[Tensor]) -> Iterator[Tensor]:
+    start = 0
+    for x in like:
+        size = x.numel() * x.element_size()
+        # A copy: a view of another type must begin at a multiple of its size.
+        yield packed[start : start + size].clone().view(x.dtype).view(x.shape)
+        start += size
+
+
+def _landed(values: Tensor) -> Tensor:
     if values.device.type != "cuda":
         return values.cpu()
     landing = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
@@ -39,25 +107,50 @@ def fetch(values: Tensor) -> Tensor:
     return landing
 
 
-MAPS = ("points_a", "points_b", "conf_a", "conf_b")
+class Parcel:
+    """Tensors that several stages want on the host, in one packed copy: it is made when the first of them is opened."""
+
+    def __init__(self, place: str):
+        """place: one of WAITS."""
+        self._place = place
+        self._pending: list[Landing] = []
+
+    def add(self, values: Tensor) -> Landing:
+        landing = Landing(self, values)
+        self._pending.append(landing)
+        return landing
+
+    def send(self) -> None:
+        """Everything added since the last time."""
+        pending, self._pending = self._pending, []
+        for landing, values in zip(pending, fetch_each([item.values for item in pending], self._place), strict=True):
+            landing.values, landing.sent = values, True
 
 
-def pairs_on_host(pairs: Sequence[PairGeometry]) -> list[PairGeometry]:
-    """The pairs with their pointmaps on the host, in one packed copy. Evidence stays where it is.
+class Landing:
+    """One tensor of a parcel."""
 
-    For what measures motion by optical flow and for the alignment, which work there.
-    """
-    away = [pair for pair in pairs if pair.points_a.device.type != "cpu"]
-    if not away:
-        return list(pairs)
-    sizes = [getattr(away[0], name).numel() for name in MAPS]
-    packed = fetch(torch.cat([getattr(pair, name).flatten() for pair in away for name in MAPS]))
-    landed = {}
-    for pair, row in zip(away, packed.view(len(away), -1), strict=True):
-        parts = row.split(sizes)
-        maps = {name: part.view_as(getattr(pair, name)) for name, part in zip(MAPS, parts, strict=True)}
-        landed[pair.edge] = replace(pair, **maps)
-    return [landed.get(pair.edge, pair) for pair in pairs]
+    def __init__(self, parcel: Parcel, values: Tensor):
+        self._parcel, self.values, self.sent = parcel, values, False
+
+    def open(self) -> Tensor:
+        """On the host."""
+        if not self.sent:
+            self._parcel.send()
+        return self.values
+
+
+def memory_used_mb(device: torch.device) -> float:
+    """GPU: the most that tensors on it took since this was last asked; else what the process takes now."""
+    if device.type == "cuda":
+        used = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return used / 1e6
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:  # no Linux
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def synchronize(device: torch.device) -> None:
@@ -91,6 +184,8 @@ class CrossingCounter(TorchDispatchMode):
         }
     )
 
+    COPIES = frozenset({"_to_copy", "copy_", "to", "cpu", "cuda"})  # in inference mode `to` comes undivided
+
     def __init__(self, device: torch.device | None = None) -> None:
         """device: where the full-size tensors are; None: a CPU."""
         super().__init__()
@@ -107,7 +202,7 @@ class CrossingCounter(TorchDispatchMode):
         if name in self.WAITING and self._concerns_device(args):
             self.by_name[name] += 1
         result = function(*args, **kwargs)
-        if name in ("_to_copy", "copy_") and self._changes_device(args, result):
+        if name in self.COPIES and self._changes_device(args, result):
             self.by_name[name] += 1
         if name.startswith("index") and self._selects_by_mask(args) and self._concerns_device(args):
             self.by_name["index by a mask"] += 1

@@ -75,13 +75,14 @@ def project(points: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
     return torch.stack([fx * points[..., 0] / z + cx, fy * points[..., 1] / z + cy], -1)
 
 
-def depth_after(other_from_cam: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """z of (..., 3) points after a (4, 4) rigid transform."""
+def depth_after(other_from_cam: torch.Tensor, points: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+    """z of (..., 3) points, times a scale, after a (4, 4) rigid transform."""
     row = other_from_cam[2]
     if row.device == points.device:
         row = row.to(points)
-        return points @ row[:3] + row[3]
+        return (points @ (scale * row[:3])).add_(row[3])
     x, y, z, offset = row.tolist()  # numbers travel with the kernels: no copy to the points' device
+    x, y, z = scale * x, scale * y, scale * z
     return x * points[..., 0] + y * points[..., 1] + z * points[..., 2] + offset
 
 

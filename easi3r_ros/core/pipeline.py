@@ -10,16 +10,18 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 
 from easi3r_ros.core.alignment.incremental import IncrementalAligner
 from easi3r_ros.core.alignment.whole import PairJournal
 from easi3r_ros.core.backbone import Backbone, build_backbone
+from easi3r_ros.core.budget import Effort, Level, Limits, decide, described, ladder
 from easi3r_ros.core.clouds import standing_depth
-from easi3r_ros.core.config import CloudConfig, PipelineConfig
-from easi3r_ros.core.engine import fetch, pairs_on_host
-from easi3r_ros.core.motion import MotionCue, MotionMeter, build_cue
+from easi3r_ros.core.config import CloudConfig, PipelineConfig, PreprocessConfig
+from easi3r_ros.core.engine import Landing, Parcel, fetch_each, memory_used_mb, upload
+from easi3r_ros.core.motion import MotionCue, MotionMeter, build_cue, carried_motion
 from easi3r_ros.core.motion.refiner import MaskRefiner
 from easi3r_ros.core.motion.sam2_tracker import load_sam2
 from easi3r_ros.core.out_of_memory import ADVICE, OutOfMemory, attempt, release_unused
@@ -35,6 +37,7 @@ from easi3r_ros.core.sight import (
 from easi3r_ros.core.types import (
     AlignedFrame,
     Deferred,
+    Edge,
     Features,
     Frame,
     FrameResult,
@@ -54,6 +57,9 @@ FROZEN_SECONDS = 2.0  # so long a camera may give the same image without a word
 USUAL_SIZES = ((1920, 1080), (640, 480))  # (W, H) of cameras; after resizing all that counts is the shape
 
 
+SCALES = (1.0, 0.75, 0.5)  # of the long side of a network's image, where nothing else is left to be saved
+
+
 class FrameSizeChanged(ValueError):
     """The camera's image size changed in mid-stream; `Pipeline.reset` and push the frame again."""
 
@@ -70,11 +76,13 @@ class Pipeline:
         self._cue = self._build_cue(config)
         self._refiner = self._build_refiner(config)
         self._meter = MotionMeter()
-        self._partners = Partners(config.window.offsets) if config.window.offsets else self.backbone.default_partners
-        self._window = FrameWindow(max((config.window.size, *(step + 1 for step in self._partners.steps))))
+        self._possible = Partners(config.window.offsets) if config.window.offsets else self.backbone.default_partners
+        self._effort = Effort()
+        self._window = FrameWindow(max((config.window.size, *(step + 1 for step in self._possible.steps))))
         backbone = self.backbone
         self._aligner = IncrementalAligner(config.alignment, self._window.size, backbone.metric, backbone.detail)
         self._journal = journal
+        self._motion: Mapping[int, MotionEstimate] = {}  # in the frames of the window, as the last frame left it
         self._world = 0
         self._size: tuple[int, ...] | None = None
         self._last: Answer | None = None
@@ -98,10 +106,9 @@ class Pipeline:
             return
         self._warm.add(size)
         count = 2 * min(len(self._partners), self._window.size - 1)
-        second_pass = self.config.motion.second_pass
 
         def work() -> bool:
-            self.backbone.warm_up(size, count, second_pass)
+            self.backbone.warm_up(size, count)
             return True
 
         if attempt(work) is None:  # a frame that finds as little knows how to do with less
@@ -110,7 +117,69 @@ class Pipeline:
 
     @property
     def _long_side(self) -> int:
-        return self.config.preprocess.long_side or self.backbone.input_spec.long_side
+        full = self.config.preprocess.long_side or self.backbone.input_spec.long_side
+        multiple = self.backbone.input_spec.multiple
+        return (
+            max(2 * multiple, round(full * self._level.scale / multiple) * multiple) if self._level.scale < 1 else full
+        )
+
+    # -- budgets -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _levels(self) -> tuple[Level, ...]:
+        """From everything that was configured to the least that works here."""
+        network = self.backbone.has_attention
+        scales = SCALES if network and not self.backbone.input_spec.square else SCALES[:1]
+        count = len(self._possible)
+        return ladder(count, self.config.motion.passes, min(self._fewest, count), scales)
+
+    @property
+    def _level(self) -> Level:
+        levels = self._levels
+        return levels[min(self._effort.level, len(levels) - 1)]
+
+    @property
+    def _partners(self) -> Partners:
+        return self._possible.first(self._level.partners)
+
+    @property
+    def _fewest(self) -> int:
+        """Partners that are needed: statistics over pairs need two (METHOD 3)."""
+        return 2 if self.backbone.has_attention else 1
+
+    def _keep_budgets(self, milliseconds: float) -> None:
+        """After a frame that took so long: what is done for the next one."""
+        engine, levels, before = self.config.engine, self._levels, self._level
+        if not (engine.deadline_ms or engine.memory_mb or self._effort.level):
+            return
+        used = memory_used_mb(self._device) if engine.memory_mb else 0.0
+        limits = Limits(engine.deadline_ms, engine.memory_mb)
+        effort = replace(self._effort, level=min(self._effort.level, len(levels) - 1))
+        self._effort = decide(effort, levels, limits, milliseconds, used)
+        if self._level == before:
+            return
+        less = self._effort.level > effort.level
+        say = log.warning if less else log.info
+        say("%s from now on: %s", "less is done" if less else "more is done", self._described_effort or "everything")
+        if self._level.scale != before.scale:
+            self._begin_again(self._level.scale / before.scale)
+
+    @property
+    def _described_effort(self) -> str:
+        return described(self._level, self._levels[0], self._effort.cause)
+
+    @property
+    def _device(self) -> torch.device:
+        features = list(self._window.features.values())
+        return features[-1].tokens.device if features else torch.device("cpu")
+
+    def _begin_again(self, zoom: float) -> None:
+        """Images of two sizes cannot be paired, so a new world starts at the last known pose."""
+        self._window.clear()
+        self._cue.reset()
+        self._meter.reset()
+        self._aligner.begin_again(zoom)
+        self._motion = {}
 
     def reset(self) -> None:
         """Forget all frames and start a new world."""
@@ -120,6 +189,7 @@ class Pipeline:
             self._refiner.reset()
         self._meter.reset()
         self._aligner.reset()
+        self._motion = {}
         self._world = 0
         self._size = None
         self._last = None
@@ -139,18 +209,23 @@ class Pipeline:
         """
         self._check_size(frame)
         watch = self.stopwatch()
+        begin = time.perf_counter()
         with watch("preprocess"):
-            image = prepare(frame, self.backbone.input_spec, self.config.preprocess)
+            image = prepare(frame, self.backbone.input_spec, PreprocessConfig(long_side=self._long_side))
             # Enlarging makes noise coarse.
             blind = why_blind(min(frame.image, image.image, key=lambda pixels: pixels.size))
         if self._last is not None and is_same(image.image, self._last.image):
             return self._last.again(frame, watch)
-        if self._refiner is not None and not blind:
-            self._refiner.see(frame)
-        result = self._unseen(image, blind, watch) if blind else self._seen(image, watch)
-        if self._refiner is not None and not blind:
-            with watch("refine"):
-                result = self._refined(result)
+        if blind:
+            result = self._unseen(image, blind, watch)
+        else:
+            if self._refiner is not None:
+                self._refiner.see(frame)
+            result = self._seen(image, watch)
+            self._keep_budgets((time.perf_counter() - begin) * 1e3)
+            if self._refiner is not None:
+                with watch("refine"):
+                    result = self._refined(result)
         self._last = Answer(image.image, result)
         return result
 
@@ -159,25 +234,27 @@ class Pipeline:
         if self._last is None:
             self._encode(image)  # raises for images of a size that the backbone cannot take
         aligned = self._aligner.leave_out(image.frame.index, reason, image.K, image.image.shape[:2])
-        return self._result(image, None, aligned, watch)
+        return self._result(image, None, None, aligned, watch)
 
     def _seen(self, image: NetworkInput, watch: StopWatch) -> FrameResult:
         frame = image.frame
         self._warm_up(image.image.shape[:2])
         with watch("encode"):
             self._window.add(self._encode(image))
+        self._find_flows()
         with watch("decode"):
-            first = self._decode()
+            expected = self._expected_motion()
+            first = self._decode(Masks(expected, self._new_edges()) if expected else None)
         with watch("motion"):
-            answers, motion = self._find_motion(first)
-        masks = {index: estimate.mask for index, estimate in motion.items()}
-        if self.config.motion.second_pass and masks:
+            answers, motion = self._find_motion(first, expected)
+        masks = Masks(motion, self._new_edges())
+        if self._level.passes == 2 and masks:
             with watch("decode_masked"):
                 again = self._decode(masks, first)
             if again is not first:
                 with watch("motion_masked"):
-                    answers, motion = self._find_motion(again, masks)
-                masks = {index: estimate.mask for index, estimate in motion.items()}
+                    answers, motion = self._find_motion(again, motion, again=True)
+                masks = Masks(motion, self._new_edges())
         with watch("pointmaps"):
             geometry = self._pointmaps(answers)
         recognised = recognised_share(frame.index, geometry)
@@ -186,16 +263,24 @@ class Pipeline:
             shape = image.image.shape[:2]
             aligned = self._aligner.leave_out(frame.index, reason, image.K, shape, shows_another_scene=True)
             self._window.mark_lost(frame.index)
-            return self._result(image, None, aligned, watch)
+            return self._result(image, None, None, aligned, watch)
         with watch("alignment"):
-            aligned = self._aligner.update(frame.index, geometry, masks, image.K, image.image.shape[:2])
+            parcel = Parcel("samples")
+            share = self._moving_share(image, masks, parcel)
+            aligned = self._aligner.update(frame.index, geometry, masks, image.K, image.image.shape[:2], parcel)
         aligned = doubted(aligned, image.image, recognised)
         self._take_note(aligned)
+        self._motion = motion
         if self._journal is not None:
             with watch("journal"):
                 self._journal.add(geometry, masks, aligned, focal_known=image.K is not None)
         with watch("output"):
-            return self._result(image, motion.get(frame.index), aligned, watch)
+            return self._result(image, motion.get(frame.index), share, aligned, watch)
+
+    def _moving_share(self, image: NetworkInput, masks: Mapping[int, torch.Tensor], parcel: Parcel) -> Landing | None:
+        """() share of the network image that the new frame's mask takes, on its way to the host; None: no mask."""
+        mask = masks.get(image.frame.index)
+        return None if mask is None else parcel.add(mask.float().mean())
 
     def _encode(self, image: NetworkInput) -> Features:
         """Raises OutOfMemory if there is too little even after everything unused was given back."""
@@ -210,18 +295,50 @@ class Pipeline:
             raise OutOfMemory(f"there is too little memory to encode an image of {width} x {height} pixels: {ADVICE}")
         return features
 
-    def _decode(
-        self, masks: dict[int, torch.Tensor] | None = None, earlier: Sequence[PairAnswer] = ()
-    ) -> Sequence[PairAnswer]:
+    def _new_pairs(self) -> list[tuple[Features, Features]]:
+        return self._window.new_pairs(self._partners)
+
+    def _new_edges(self) -> list[Edge]:
+        return [(a.index, b.index) for a, b in self._new_pairs()]
+
+    def _find_flows(self) -> None:
+        """In a thread, while the network works; a backbone without attention finds its own."""
+        if not self.backbone.has_attention:
+            return
+        edges = self._new_edges()
+        if self._cue.needs_motion:
+            self._meter.start(self._window.features, edges)
+        elif self._level.passes == 1 and edges:
+            self._meter.start(self._window.features, [edges[0]])  # to the nearest frame
+
+    def _expected_motion(self) -> dict[int, MotionEstimate]:
+        """With a single pass, what is known to move before the new frame is decoded; else nothing.
+
+        Of earlier frames it is what was found last. Of the new frame what its predecessor's mask becomes, carried along
+        the flow, if a flow is known before its pairs are.
+        """
+        if self._level.passes == 2:
+            return {}
+        *earlier, newest = self._window.indices
+        known = {index: self._motion[index] for index in earlier if index in self._motion}
+        if known and self.backbone.has_attention:
+            nearest = max(known)
+            flow = self._meter.flow(self._window.features, newest, nearest)
+            if flow is not None:
+                known[newest] = carried_motion(newest, known[nearest], flow)
+        return known
+
+    def _decode(self, masks: Masks | None = None, earlier: Sequence[PairAnswer] = ()) -> Sequence[PairAnswer]:
         """The newest frame's pairs, see `Backbone.attend`.
 
         Where memory runs out, fewer are decoded at once, and then fewer of them decoded at all, from then on. Raises
         OutOfMemory if nothing is left to be saved.
         """
-        pairs = self._window.new_pairs(self._partners)
+        pairs = self._new_pairs()
         if not pairs:
             return []
-        while (answers := attempt(partial(self.backbone.attend, pairs, masks, earlier))) is None:
+        moving = None if masks is None else masks.moving
+        while (answers := attempt(partial(self.backbone.attend, pairs, masks, earlier, moving))) is None:
             release_unused()
             if not self._decode_fewer_at_once():
                 pairs = self._fewer_pairs(pairs)
@@ -247,28 +364,36 @@ class Pipeline:
             )
 
     def _find_motion(
-        self, answers: Sequence[PairAnswer], masks: dict[int, torch.Tensor] | None = None
+        self, answers: Sequence[PairAnswer], before: Mapping[int, MotionEstimate], again: bool = False
     ) -> tuple[Sequence[PairAnswer], dict[int, MotionEstimate]]:
         """The pairs, with motion measured where the cue needs it, and the motion in the frames of the window, by index.
 
-        Pointmaps are made for the pairs that are measured, and no others.
+        before: what is known to move already. again: that is what the first pass over this frame found. Pointmaps are
+        made for the pairs that are measured, and no others; the second pass measures them again where the first saw
+        them, without what moves.
         """
-        if self._cue.needs_motion:
-            measured = self._meter.measurable(self._window.features, answers)
-            made = self._pointmaps([answer for answer in answers if answer.edge in measured])
-            told = self._meter.complete(self._window.features, with_pointmaps(answers, pairs_on_host(made)), masks)
-            evidence = {answer.edge: answer.evidence for answer in told}
-            answers = [replace(a, evidence=evidence[a.edge]) for a in with_pointmaps(answers, made)]
+        features = self._window.features
         self._window.record(answers)
-        found = self._cue.estimate(self._window.features, self._window.evidence)
-        return answers, with_excluded(found, self._window.features)
+        if self._cue.needs_motion:
+            if not again:
+                parcel = Parcel("motion")
+                measured = self._meter.measurable(features, answers)
+                made = self._pointmaps([answer for answer in answers if answer.edge in measured])
+                answers = with_pointmaps(answers, made)
+                self._meter.offer([pair for pair in made if pair.edge in measured], parcel)
+                self._cue.offer(features, self._window.evidence, parcel)
+            moving = {index: estimate.cells for index, estimate in before.items()}
+            answers = self._meter.complete(features, answers, moving)
+            self._window.record(answers)
+        found = self._cue.estimate(features, self._window.evidence, again)
+        return answers, with_excluded(found, features)
 
     def _build_cue(self, config: PipelineConfig) -> MotionCue:
         return build_cue(config.motion, self.backbone.has_attention)
 
     def _build_refiner(self, config: PipelineConfig) -> MaskRefiner | None:
         """Raises ConfigError and MissingLibrary, see `load_sam2`."""
-        if config.motion.refine == "none":
+        if config.motion.refine != "sam2":
             return None
         from easi3r_ros.core.dust3r.inference import device_named
 
@@ -290,15 +415,14 @@ class Pipeline:
     def _fewer_pairs(self, pairs: Sequence[tuple[Features, Features]]) -> list[tuple[Features, Features]]:
         """Less than `pairs` of the newest frame, and of every later one. Raises OutOfMemory if there cannot be less."""
         partners, fewer = self._partners, list(pairs)
-        fewest = 2 if self.backbone.has_attention else 1  # statistics over pairs need two partners (METHOD 3)
-        while len(partners) > fewest and len(fewer) == len(pairs):
-            partners = partners.first(max(fewest, len(partners) // 2))
+        while len(partners) > self._fewest and len(fewer) == len(pairs):
+            partners = partners.first(max(self._fewest, len(partners) // 2))
             fewer = self._window.new_pairs(partners)
         if len(fewer) == len(pairs):  # the same again would fail again
             raise OutOfMemory(
                 f"there is too little memory for {len(pairs)} pairs of frames, and no less will do: {ADVICE}"
             )
-        self._partners = partners
+        self._possible = partners
         log.warning("out of memory: each frame is paired with %d others only from now on", len(partners))
         return fewer
 
@@ -311,7 +435,12 @@ class Pipeline:
         self._size = size
 
     def _result(
-        self, image: NetworkInput, motion: MotionEstimate | None, aligned: AlignedFrame, watch: StopWatch
+        self,
+        image: NetworkInput,
+        motion: MotionEstimate | None,
+        share: Landing | None,
+        aligned: AlignedFrame,
+        watch: StopWatch,
     ) -> FrameResult:
         maps = CameraMaps(image, motion, aligned, self.config.clouds, watch)
         return FrameResult(
@@ -328,10 +457,11 @@ class Pipeline:
             world=aligned.world,
             metric=self.backbone.metric,
             residual=aligned.residual,
-            dynamic_fraction=0.0 if motion is None else seen_share(image.transform) * float(motion.mask.float().mean()),
+            dynamic_fraction=0.0 if share is None else seen_share(image.transform) * float(share.open()),
             window=self._window.indices,
             latency_ms=watch.milliseconds,
             evidence=Deferred(maps.evidence),
+            effort=self._described_effort,
         )
 
 
@@ -360,6 +490,31 @@ def doubted(aligned: AlignedFrame, image: np.ndarray, recognised: float) -> Alig
     if not reason and recognised < DOUBTFUL:
         reason = f"only {recognised:.0%} of the image is found again in those before"
     return replace(aligned, state=TrackingState.DEGRADED, reason=reason) if reason else aligned
+
+
+class Masks(Mapping[int, torch.Tensor]):
+    """By frame index, (h, w) bool of the frames that pairs are made of; of those alone, and when they are asked for."""
+
+    def __init__(self, motion: Mapping[int, MotionEstimate], edges: Sequence[Edge]):
+        wanted = {index for edge in edges for index in edge}
+        self._motion = {index: estimate for index, estimate in motion.items() if index in wanted}
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self._motion[index].mask
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._motion)
+
+    def __len__(self) -> int:
+        return len(self._motion)
+
+    @property
+    def moving(self) -> set[int] | None:
+        """The frames of which the mask is not empty; None: the host does not know."""
+        cells = {index: estimate.cells for index, estimate in self._motion.items()}
+        if any(known is None for known in cells.values()):
+            return None
+        return {index for index, known in cells.items() if known.any()}
 
 
 class CameraMaps:
@@ -404,19 +559,18 @@ class CameraMaps:
         """By cue, at the backbone's size."""
         maps = {} if self._motion is None else self._motion.evidence
         with self._watch("output"):
-            return {name: _numpy(values) for name, values in maps.items()}
+            landed = fetch_each(list(maps.values()), "evidence") if maps else []
+            return {name: values.float().numpy() for name, values in zip(maps, landed, strict=True)}
 
     @cached_property
     def _on_host(self) -> NetworkMaps:
-        """In one copy; where motion was found on the host, it does not cross again."""
+        """In one copy."""
         aligned, motion = self._aligned, self._motion
-        groups = [[aligned.depth, aligned.confidence]]
-        if motion is not None and motion.mask.device == aligned.depth.device:
-            groups[0] += [motion.probability, motion.mask.float()]
-        elif motion is not None:
-            groups.append([motion.probability, motion.mask.float()])
-        maps = [single for group in groups for single in fetch(torch.stack(group)).numpy()]
-        return NetworkMaps(*maps, *[np.zeros(self._shape, np.float32)] * (4 - len(maps)))
+        maps = [aligned.depth, aligned.confidence]
+        if motion is not None:
+            maps += [motion.probability, motion.mask]
+        landed = [single.numpy() for single in fetch_each(maps, "result")]
+        return NetworkMaps(*landed, *[np.zeros(self._shape, np.float32)] * (4 - len(maps)))
 
     @cached_property
     def _with_standing(self) -> tuple[np.ndarray, np.ndarray]:
@@ -433,7 +587,7 @@ class NetworkMaps(NamedTuple):
     depth: np.ndarray
     confidence: np.ndarray
     probability: np.ndarray
-    mask: np.ndarray
+    mask: np.ndarray  # or bool
 
 
 class StopWatch:
@@ -469,16 +623,23 @@ def with_excluded(found: dict[int, MotionEstimate], window: Mapping[int, Feature
         if estimate is None:
             out[index] = MotionEstimate(index, mask.float(), mask)
         else:
-            mask = mask.to(estimate.mask.device)
+            mask = upload(mask, estimate.mask.device)
             out[index] = replace(
-                estimate, mask=estimate.mask | mask, probability=estimate.probability.masked_fill(mask, 1.0)
+                estimate,
+                mask=estimate.mask | mask,
+                probability=estimate.probability.masked_fill(mask, 1.0),
+                cells=_with_cells(estimate.cells, excluded),
             )
     return out
 
 
+def _with_cells(cells: np.ndarray | None, excluded: np.ndarray) -> np.ndarray | None:
+    """(g, k) bool cells that move, or in which something is excluded; excluded: (h, w) bool."""
+    if cells is None:
+        return None
+    share = cv2.resize(excluded.astype(np.float32), cells.shape[::-1], interpolation=cv2.INTER_AREA)
+    return cells | (share > 0)
+
+
 def _wxh(shape: tuple[int, ...]) -> str:
     return f"{shape[1]} x {shape[0]}"
-
-
-def _numpy(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().float().cpu().numpy()

@@ -9,8 +9,9 @@ image that the backbone sees, gh x gw its token grid. A *mask* is True on moving
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,18 @@ Edge = tuple[int, int]  # (a, b): frame indices of the reference view and the so
 
 
 @dataclass(frozen=True)
+class Received:
+    """The image that came in, where the pipeline is given a rectified one of the same size."""
+
+    image: np.ndarray  # (H, W, 3) uint8 RGB
+    K: np.ndarray  # (3, 3) float64, pixels; distortion is not in it
+    # (values (H, W) of the rectified image, fill, smooth) -> of the one that came in; smooth: bilinear, else nearest
+    restore: Callable[[np.ndarray, float, bool], np.ndarray]
+
+
+@dataclass(frozen=True)
 class Frame:
-    """One camera image as it came in."""
+    """One camera image as it came in, or, of a lens whose distortion is known, as a pinhole camera would see it."""
 
     index: int  # running number since the last reset, from 0
     stamp_ns: int  # integer nanoseconds, exactly the header's stamp
@@ -29,6 +40,7 @@ class Frame:
     image: np.ndarray  # (H, W, 3) uint8 RGB
     K: np.ndarray | None = None  # (3, 3) float64 pinhole intrinsics in pixels of `image`; None: not known
     excluded: np.ndarray | None = None  # (H, W) bool, True where somebody else knows of movers; None: nobody does
+    received: Received | None = None  # None: as it came in
 
 
 @dataclass(frozen=True)
@@ -101,6 +113,7 @@ class PairAttention:
 class PairMotion:
     """How far each pixel's observed motion is from the rigid one, divided by its expected error (0: as static)."""
 
+    # h and w are those of the image that flow is measured on (`two_view.flow.measured_size`), at most the network's.
     a: torch.Tensor  # (h, w) float32 >= 0, lives on frame a
     b: torch.Tensor  # (h, w) float32 >= 0, lives on frame b
     # (2, h // 2, w // 2) float32 pixels (u, v), on every second pixel: how far it went; NaN where that is not sure.
@@ -155,13 +168,47 @@ PairAnswer = PairGeometry | DecodedPair  # see `Backbone.pointmaps`
 
 
 @dataclass(frozen=True)
+class Deferred:
+    """A value that is computed when it is asked for."""
+
+    compute: Callable[[], Any]
+
+
+class OnDemand:
+    """A field of a dataclass that takes a value or a `Deferred`. Reading it always gives the value, computed once."""
+
+    NO_DEFAULT = object()
+
+    def __init__(self, default: Any = NO_DEFAULT):
+        self._default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            if self._default is self.NO_DEFAULT:
+                raise AttributeError(self._name)  # how a dataclass learns that the field has no default
+            return self._default
+        value = instance.__dict__[self._name]
+        if isinstance(value, Deferred):
+            value = instance.__dict__[self._name] = value.compute()
+        return value
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        instance.__dict__[self._name] = value
+
+
+@dataclass(frozen=True)
 class MotionEstimate:
     """What moves in one frame."""
 
     index: int
-    probability: torch.Tensor  # (h, w) float32 in [0, 1]
-    mask: torch.Tensor  # (h, w) bool
-    evidence: dict[str, torch.Tensor] = field(default_factory=dict)  # per cue: (gh, gw) or (h, w) float32
+    probability: torch.Tensor = OnDemand()  # (h, w) float32 in [0, 1], on the backbone's device
+    mask: torch.Tensor = OnDemand()  # (h, w) bool, as the probability
+    evidence: dict[str, torch.Tensor] = field(default_factory=dict)  # per cue: (gh, gw), cells or (h, w), float32
+    # (g, k) bool, the mask on the cells of the measured motion, where the host knows it; None: the device alone does.
+    cells: np.ndarray | None = OnDemand(None)
 
 
 class TrackingState(Enum):
@@ -214,31 +261,6 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Deferred:
-    """A value that is computed when it is asked for."""
-
-    compute: Callable[[], Any]
-
-
-class OnDemand:
-    """A field of a dataclass that takes a value or a `Deferred`. Reading it always gives the value, computed once."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, instance: Any, owner: type) -> Any:
-        if instance is None:
-            raise AttributeError(self._name)  # how a dataclass learns that the field has no default
-        value = instance.__dict__[self._name]
-        if isinstance(value, Deferred):
-            value = instance.__dict__[self._name] = value.compute()
-        return value
-
-    def __set__(self, instance: Any, value: Any) -> None:
-        instance.__dict__[self._name] = value
-
-
-@dataclass(frozen=True)
 class FrameResult:
     """Everything known about one frame, at the camera's size. Maps that nobody reads are not computed."""
 
@@ -260,11 +282,34 @@ class FrameResult:
     evidence: dict[str, np.ndarray] = OnDemand()  # per cue, at the backbone's size, for debugging
     world: int = 0  # as AlignedFrame
     scale: Scale = Scale()  # lengths here are multiplied by it if it is LOCKED
+    effort: str = ""  # what is left out to stay within `EngineConfig`'s budgets, and why, for a person
 
     @property
     def withheld(self) -> bool:
         """Metres were asked for and are not known yet: depth, points and poses must not be passed on."""
         return self.scale.state is ScaleState.UNLOCKED
+
+    @cached_property
+    def as_received(self) -> FrameResult:
+        """The same laid on the image that came in, pixel by pixel; itself where that was not rectified.
+
+        For images and masks. Its K is no pinhole of its pixels: points come from the result itself.
+        """
+        seen = self.frame.received
+        if seen is None:
+            return self
+
+        def back(name: str, fill: float, smooth: bool) -> Deferred:
+            return Deferred(lambda: seen.restore(getattr(self, name), fill, smooth))
+
+        return self.changed(
+            frame=replace(self.frame, image=seen.image, K=seen.K, received=None),
+            K=seen.K,
+            mask=Deferred(lambda: seen.restore(self.mask.astype(np.float32), 0.0, True) > 0.5),
+            probability=back("probability", 0.0, True),
+            depth=back("depth", np.nan, False),
+            confidence=back("confidence", 1.0, False),
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Computed: what is deferred does not outlive this process."""

@@ -369,7 +369,7 @@ class ResultSpool:
 
     def write(self, result: FrameResult) -> None:
         """Raises OSError where the disk is full."""
-        frame = replace(result.frame, image=np.empty((0, 0, 3), np.uint8))
+        frame = replace(result.frame, image=np.empty((0, 0, 3), np.uint8), received=None)
         pickle.dump(replace(result, frame=frame), self._stream, pickle.HIGHEST_PROTOCOL)
 
     def rewind(self) -> None:

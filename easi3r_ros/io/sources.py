@@ -111,16 +111,17 @@ class CameraProperties:
     size: tuple[int, int] | None = None  # (W, H) of the images that K is for
 
     def frame(self, index: int, stamp_ns: int, image: np.ndarray) -> Frame:
-        """Frame `index` of a stream, at `stamp_ns`; image: (H, W, 3) uint8 RGB.
+        """Frame `index` of a stream, at `stamp_ns`; image: (H, W, 3) uint8 RGB. Raises SourceError as `checked_K`."""
+        return Frame(index, stamp_ns, self.frame_id, image, self.checked_K(image))
 
-        Raises SourceError if the image has not the size that was calibrated.
-        """
+    def checked_K(self, image: np.ndarray) -> np.ndarray | None:
+        """K for an image. Raises SourceError if that has not the size that was calibrated."""
         size = (image.shape[1], image.shape[0])
         if self.size not in (None, size):
             raise SourceError(
                 f"the images are {size[0]}x{size[1]}, the calibration is for {self.size[0]}x{self.size[1]} pixels"
             )
-        return Frame(index, stamp_ns, self.frame_id, image, self.K)
+        return self.K
 
 
 class Damage:
@@ -129,10 +130,16 @@ class Damage:
     NAMED = 5  # warnings; a disk full of broken files must not fill the log as well
     PATIENCE = 20  # damaged pictures at the beginning after which the kind of data must be wrong
 
-    def __init__(self, source: FrameSource, patience: int = PATIENCE):
-        self._source, self._patience, self._given, self._last = source, patience, 0, ""
+    def __init__(self, source: FrameSource, left_out: int = 0, patience: int = PATIENCE):
+        """left_out: pictures that are known not to be given, and named already."""
+        self._source, self._patience, self._given, self._last = source, patience + left_out, 0, ""
         self._said = source.losses  # by the iteration before, which met the same damage
-        source.losses = Losses()
+        source.losses = Losses(left_out)
+
+    @property
+    def given(self) -> int:
+        """Pictures so far."""
+        return self._given
 
     def gave(self) -> None:
         """A picture was decoded."""

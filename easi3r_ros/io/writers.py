@@ -108,7 +108,7 @@ class MaskWriter(ResultWriter):
 
     def write(self, result: FrameResult) -> None:
         path = self._folder / f"{file_stem(result)}.png"
-        if not cv2.imwrite(str(path), result.mask.astype(np.uint8) * 255):
+        if not cv2.imwrite(str(path), result.as_received.mask.astype(np.uint8) * 255):
             raise WriteError(f"cannot write '{path}': is the disk full?")
         self._record(path, True)
 
@@ -215,8 +215,12 @@ class OverlayWriter(ResultWriter):
     TINT = 0.4
     TICKS = 90_000  # per second: every usual frame rate is a whole number of them
     PAUSE = 60.0  # seconds; longer gaps, and stamps that go back, are played as one frame period
-    # No B-frames, so that any player gets the times right; the matrix that the conversion to YUV uses is written down.
-    ENCODER = {"preset": "veryfast", "crf": "20", "bf": "0", "x264-params": "colormatrix=smpte170m"}
+    # Nothing is held back, and no B-frames, so that any player gets the times right; the matrix that the conversion to
+    # YUV uses is written down.
+    ENCODER = {"preset": "veryfast", "tune": "zerolatency", "crf": "20", "x264-params": "colormatrix=smpte170m"}
+    # In fragments of half a second, so that what was written can be played if this process is killed; since FFmpeg 7.1
+    # closing makes an ordinary file of it.
+    HYBRID_SINCE = (61, 7, 100)
 
     def __init__(self, path: Path, rate: float, record: Record = unrecorded):
         """rate: frames per second where stamps do not say. Raises WriteError where there is no encoder."""
@@ -255,7 +259,7 @@ class OverlayWriter(ResultWriter):
     def _open(self, width: int, height: int) -> None:
         ticks = Fraction(1, self.TICKS)
         try:
-            container = self._av.open(f"file:{self._path}", "w", format="mp4")
+            container = self._av.open(f"file:{self._path}", "w", format="mp4", options=self._muxer())
             rate = Fraction(self._rate).limit_denominator(1001)
             self._stream = container.add_stream("libx264", rate=rate, options=self.ENCODER)
             self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
@@ -265,6 +269,11 @@ class OverlayWriter(ResultWriter):
             raise WriteError(f"cannot write '{self._path}': {words(error)}") from error
         self._container = container
         self._record(self._path, False)
+
+    def _muxer(self) -> dict[str, str]:
+        hybrid = tuple(self._av.library_versions["libavformat"]) >= self.HYBRID_SINCE
+        whole = "hybrid_fragmented" if hybrid else "frag_keyframe+empty_moov+default_base_moof"
+        return {"movflags": whole, "frag_duration": "500000", "flush_packets": "1"}
 
     def _gap(self, nanoseconds: int) -> int:
         """Ticks until the next picture, at least one."""
@@ -289,8 +298,9 @@ def _even(image: np.ndarray) -> np.ndarray:
 
 def draw_overlay(result: FrameResult, colour_bgr: tuple[int, int, int], tint: float) -> np.ndarray:
     """(H, W, 3) uint8 BGR: the image with the mask tinted by `tint` in [0, 1] and outlined."""
-    image = cv2.cvtColor(result.frame.image, cv2.COLOR_RGB2BGR)
-    moving = result.mask
+    seen = result.as_received
+    image = cv2.cvtColor(seen.frame.image, cv2.COLOR_RGB2BGR)
+    moving = seen.mask
     image[moving] = ((1 - tint) * image[moving] + tint * np.array(colour_bgr)).astype(np.uint8)
     outlines, _ = cv2.findContours(moving.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(image, outlines, -1, colour_bgr, max(1, round(image.shape[0] / 400)))

@@ -9,7 +9,7 @@ import numpy as np
 from easi3r_ros.core.types import FrameResult
 from easi3r_ros.mapping.scale import LockRule, Measurement
 
-RULE = LockRule(fewest=5)
+RULE = LockRule(fewest=10, shared=0.02)
 SAMPLES = 4000  # pixels that are looked at
 FEWEST = 150  # of them with both depths
 CONFIDENCE = 1.5

@@ -8,7 +8,7 @@ import numpy as np
 
 from easi3r_ros.mapping.scale import LockRule, Measurement
 
-RULE = LockRule(fewest=6)
+RULE = LockRule(fewest=6, shared=0.01)
 TRAVEL = 0.15  # metres of odometry in one measurement
 PATIENCE = 10.0  # seconds: slower ways are mostly drift
 TURN = math.radians(20)  # within a measurement: the arm from the wheels to the camera is not known that well

@@ -20,7 +20,8 @@ from easi3r_ros.mapping.tf_tree import Waiting
 
 log = logging.getLogger(__name__)
 
-SETTLED_EVERY = 10  # frames between measurements of every image, once metres are locked
+SETTLED_EVERY = 5  # frames between measurements, once metres are locked and the last one agreed
+SETTLED = 0.04  # relative: how well
 # What a camera that is only taken for level may be tilted by, and one whose tilt was measured, in radians.
 TILT_ASSUMED, TILT_MEASURED = math.radians(30), math.radians(8)
 WAIT = 1.0  # seconds for the transform at an image's stamp
@@ -50,7 +51,31 @@ class UprightSource:
         """A new world."""
 
 
-class FromDepth:
+class _EveryImage:
+    """Measures each image, or a few of them once there is nothing new to be learned."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """A new world."""
+        self._count, self._settled = 0, False
+
+    def measure(self, result: FrameResult, up: np.ndarray, scale: Scale) -> Iterable[Measurement]:
+        """As ScaleSource."""
+        self._count += 1
+        if self._settled and scale.state is ScaleState.LOCKED and self._count % SETTLED_EVERY:
+            return
+        found = self._measured(result, up)
+        if found is not None:
+            self._settled = bool(abs(found.metres / scale.metres - 1) < SETTLED)
+            yield found
+
+    def _measured(self, result: FrameResult, up: np.ndarray) -> Measurement | None:
+        raise NotImplementedError
+
+
+class FromDepth(_EveryImage):
     """A depth image of the same time."""
 
     rule = depth_scale.RULE
@@ -58,42 +83,26 @@ class FromDepth:
 
     def __init__(self, depth_at: Callable[[FrameResult], np.ndarray | None]):
         """depth_at(result): (h, w) metres of the depth image that belongs to it; None: there is none."""
+        super().__init__()
         self._depth_at = depth_at
-        self._count = 0
 
-    def measure(self, result: FrameResult, up: np.ndarray, scale: Scale) -> Iterable[Measurement]:
-        self._count += 1
-        if scale.state is ScaleState.LOCKED and self._count % SETTLED_EVERY:
-            return
+    def _measured(self, result: FrameResult, up: np.ndarray) -> Measurement | None:
         metres = self._depth_at(result)
-        found = None if metres is None else depth_scale.depth_ratio(result, metres)
-        if found is not None:
-            yield found
-
-    def restart(self) -> None:
-        self._count = 0
+        return None if metres is None else depth_scale.depth_ratio(result.as_received, metres)
 
 
-class FromHeight:
+class FromHeight(_EveryImage):
     """The ground, at a known distance below the camera."""
 
     rule = ground.RULE
     waiting_for = "waiting for flat ground in sight"
 
     def __init__(self, metres: float, tilt: float):
+        super().__init__()
         self._metres, self._tilt = metres, tilt
-        self._count = 0
 
-    def measure(self, result: FrameResult, up: np.ndarray, scale: Scale) -> Iterable[Measurement]:
-        self._count += 1
-        if scale.state is ScaleState.LOCKED and self._count % SETTLED_EVERY:
-            return
-        found = ground.height_ratio(result, up, self._tilt, self._metres)
-        if found is not None:
-            yield found
-
-    def restart(self) -> None:
-        self._count = 0
+    def _measured(self, result: FrameResult, up: np.ndarray) -> Measurement | None:
+        return ground.height_ratio(result, up, self._tilt, self._metres)
 
 
 class FromOdometry:

@@ -14,13 +14,12 @@ import numpy as np
 
 from easi3r_ros.core.types import Scale, ScaleState
 
-KEPT = 40  # measurements
+KEPT = 30  # measurements
 AGREE = 0.10  # of log metres: closer measurements are of one mind, whatever they say about their errors
 CHANGED = 0.15  # of log metres: farther ones contradict what was locked
 RECENT, CONTRADICTING = 6, 5  # so many of the last so many end the lock
 DOUBTFUL = 3  # times as many as at first are needed after that: wheels may slip for a while, and agree in it
 DEAD_BAND = 0.02  # relative: a better estimate that differs by less changes nothing
-FLOOR = 0.005  # relative: errors that all measurements share, such as the wheel's diameter
 DRIFT = 2e-4  # relative, per frame since the last measurement that agreed, as a random walk per square root of frames
 
 
@@ -36,7 +35,8 @@ class Measurement:
 @dataclass(frozen=True)
 class LockRule:
     fewest: int  # measurements
-    sigma: float = 0.05  # relative, of the estimate
+    shared: float  # relative: errors that all measurements have in common, such as the wheel's diameter
+    sigma: float = 0.05  # relative, of the estimate, with what is shared
     agreeing: float = 0.7  # share of the measurements
 
 
@@ -117,7 +117,7 @@ class ScaleEstimator:
         inside = off <= np.maximum(AGREE, 3 * sigmas)
         spread = max(1.4826 * float(np.median(off[inside])), float(1 / np.sqrt(np.mean(1 / sigmas[inside] ** 2))))
         error = 1.2533 * spread / math.sqrt(inside.sum())  # of a median of normal values
-        return centre, math.hypot(error, FLOOR), float(inside.sum() / len(self._kept))
+        return centre, math.hypot(error, self._rule.shared), float(inside.sum() / len(self._kept))
 
     def _contradicts(self, item: Measurement) -> bool:
         if not item.metres > 0:
@@ -139,5 +139,5 @@ class ScaleEstimator:
         now = f"now says {np.median(values):.4g} m" if values else recent[-1].reason or "contradicts the camera"
         self.restart(f"metres are not known any more: one unit was {before:.4g} m, and {self._source} {now}")
         self._kept.extend(recent)
-        self._fewest = DOUBTFUL * self._rule.fewest
+        self._fewest = min(KEPT, DOUBTFUL * self._rule.fewest)
         return f"{self._why}; depth, clouds and poses are withheld until its measurements agree again"

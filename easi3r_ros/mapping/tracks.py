@@ -6,6 +6,7 @@ depth is known, a Kalman filter of constant velocity follows the centroid.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,11 +19,12 @@ from easi3r_ros.mapping.segments import Segment, extent, find_segments
 # Change of velocity per second, relative to the distance from the camera, so that it holds in any unit: a person at 5 m
 # changes theirs by 1.2 m/s within a second.
 RESTLESS = 0.25
-FIRST_SPEED = 0.5  # standard deviation of the velocity at first sight, distances per second
+FIRST_SPEED = 0.2  # standard deviation of the velocity at first sight, distances per second
 GATE = 16.3  # squared Mahalanobis distance of 3 dimensions that one in a thousand exceeds
 FARTHEST = -0.5  # overlap (1: same box, -1: far apart) of a segment and an expected box that may still be one thing
 PULL = 0.5  # share of a box's observed movement that its expected movement takes over
 SHRINKS = 0.1  # share of the usual area of its box that a new image adds
+ALIKE = 0.7  # seconds for which errors of distance are alike
 FOLLOWS = 0.3  # share of the size of its box that a new image adds
 # What a segment says about its errors is a guess; each track learns how large they are, as a factor of the variance.
 LEARNS, FACTORS = 0.1, (0.02, 10.0)
@@ -54,7 +56,7 @@ class CentroidFilter:
         self.covariance[:3, :3] = covariance
         self.covariance[3:, 3:] = np.eye(3) * (FIRST_SPEED * distance) ** 2
         self._acceleration = RESTLESS * distance
-        self._factor = 1.0  # of the measurements' covariance
+        self.factor = 1.0  # of the measurements' covariance, as learned
 
     def predict(self, seconds: float) -> None:
         step, q = np.eye(6), self._acceleration**2
@@ -66,13 +68,13 @@ class CentroidFilter:
     def distance(self, position: np.ndarray, covariance: np.ndarray) -> float:
         """Squared Mahalanobis distance of a measurement."""
         off = position - self.state[:3]
-        return float(off @ np.linalg.solve(self.covariance[:3, :3] + self._factor * covariance, off))
+        return float(off @ np.linalg.solve(self.covariance[:3, :3] + self.factor * covariance, off))
 
     def update(self, position: np.ndarray, covariance: np.ndarray, distance: float) -> None:
         """covariance: (3, 3) of the measurement, as far as known."""
         surprise = min(self.distance(position, covariance) / 3, FACTORS[1])  # 1 on average, if covariances are right
-        self._factor = float(np.clip(self._factor * (1 + LEARNS * (surprise - 1)), *FACTORS))
-        covariance = self._factor * covariance
+        self.factor = float(np.clip(self.factor * (1 + LEARNS * (surprise - 1)), *FACTORS))
+        covariance = self.factor * covariance
         gain = np.linalg.solve(self.covariance[:3, :3] + covariance, self.covariance[:3]).T  # (6, 3)
         self.state = self.state + gain @ (position - self.state[:3])
         kept = np.eye(6)
@@ -94,6 +96,7 @@ class Track:
         self._flow = np.zeros(2)  # pixels per second of the box's centre
         self.filter: CentroidFilter | None = None  # None: depth was never known
         self.box_offset, self.box_size = np.zeros(3), np.zeros(3)  # of the box, from the centroid
+        self._ray, self._distance, self._error = np.zeros(3), 1.0, 0.0  # to it when it was last placed, world
 
     def expected_box(self, seconds: float) -> np.ndarray:
         return self.box + np.tile(self._flow * (seconds - self.last), 2)
@@ -111,6 +114,7 @@ class Track:
         """Take in where it is. The filter has been brought to the time of the image."""
         rotation, distance = world_from_cam[:3, :3], float(np.linalg.norm(segment.centroid))
         position = rotation @ segment.centroid + world_from_cam[:3, 3]
+        self._ray, self._distance = rotation @ segment.centroid / distance, distance
         # Of a thing half hidden, the middle of what is seen is beside its own.
         hidden = (1 - self._whole) * np.linalg.norm(self.box_size) / 2
         covariance = rotation @ segment.covariance() @ rotation.T + hidden**2 * np.eye(3)
@@ -118,14 +122,29 @@ class Track:
         if self.filter is None or self.filter.distance(position, covariance) > 4 * GATE:
             # It was never known where, or another place in space is meant by now than the one that was followed.
             self.filter = CentroidFilter(position, covariance, distance)
+            self._error = distance * segment.error
             self.box_offset, self.box_size = centre - position, size
             return
         self.filter.update(position, covariance, distance)
+        self._error = distance * segment.error * math.sqrt(self.filter.factor)
         self.box_offset += FOLLOWS * (centre - position - self.box_offset)
         self.box_size += FOLLOWS * (size - self.box_size)
 
+    def _alike(self) -> np.ndarray:
+        """(3, 3) covariance of the velocity by errors of distance that are alike from image to image.
+
+        The filter does not see them: what is taken for nearer than it is seems to go too slowly, and what comes to be
+        taken for farther seems to go away.
+        """
+        velocity = self.filter.state[3:]
+        across = velocity - self._ray * (self._ray @ velocity)
+        along = self._error / ALIKE * self._ray
+        relative = self._error / self._distance
+        return np.outer(along, along) + relative**2 * np.outer(across, across)
+
     def as_object(self, seconds: float) -> MovingObject:
-        state = self.filter.state
+        state, covariance = self.filter.state, self.filter.covariance.copy()
+        covariance[3:, 3:] += self._alike()
         return MovingObject(
             self.id,
             seconds - self.first,
@@ -133,7 +152,7 @@ class Track:
             self.last == seconds,
             state[:3].copy(),
             state[3:].copy(),
-            self.filter.covariance.copy(),
+            covariance,
             state[:3] + self.box_offset,
             self.box_size.copy(),
         )

@@ -46,8 +46,17 @@ class _Cells:
         return _Cells(*(getattr(self, item.name)[which] for item in fields(self)))
 
     def merged(self, others: _Cells) -> _Cells:
-        at = np.searchsorted(self.keys, others.keys)
-        return _Cells(*(np.insert(getattr(self, i.name), at, getattr(others, i.name), axis=0) for i in fields(self)))
+        """Together with cells of other keys."""
+        new = np.searchsorted(self.keys, others.keys) + np.arange(len(others))  # where they come to lie
+        old = np.ones(len(self) + len(others), bool)
+        old[new] = False
+
+        def both(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+            out = np.empty((len(old), *first.shape[1:]), first.dtype)
+            out[old], out[new] = first, second
+            return out
+
+        return _Cells(*(both(getattr(self, item.name), getattr(others, item.name)) for item in fields(self)))
 
 
 MOST_AVERAGED = 50.0  # afterwards a cell follows what it sees

@@ -15,7 +15,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from easi3r_ros.messages.plausible import is_fisheye, why_implausible
+from easi3r_ros.messages.jpeg import is_cut_short
+from easi3r_ros.messages.plausible import why_implausible
+from easi3r_ros.messages.rectify import is_bent, pinhole_of
 
 
 class ConversionError(ValueError):
@@ -227,7 +229,6 @@ def _nv24_to_rgb(planes: np.ndarray, width: int, height: int) -> np.ndarray:
     return cv2.transform(yuv, _RGB_FROM_YUV1)
 
 
-_DISTORTION_EPS = 1e-12
 _CODEC_MARKERS = (  # first bytes of the file, start of (a part of) the pixels, end of the file
     (b"\xff\xd8", b"\xff\xda", b"\xff\xd9"),  # JPEG: SOI, SOS, EOI
     (b"\x89PNG", b"IDAT", b"IEND"),
@@ -297,6 +298,9 @@ def rgb_from_compressed(message: Any, widened: Callable[[np.ndarray], np.ndarray
         raise ConversionError(
             f"compressed image (format '{message.format}', {data.size} bytes) cannot be decoded; accepted: jpeg, png"
         )
+    if is_cut_short(data.tobytes(), image):
+        what = f"compressed image (format '{message.format}')"
+        raise ConversionError(f"{what} is truncated: its pixels end before the image does")
     image = widened(image)
     if mosaic and (image.ndim == 2 or _is_grey(image)):
         single = image if image.ndim == 2 else np.ascontiguousarray(image[..., 0])
@@ -331,6 +335,7 @@ class Intrinsics:
     size: tuple[int, int]  # (W, H) of that image
     distorted: bool  # the image has lens distortion that K does not describe
     implausible: str = ""  # why K is None, if one is given that no camera can have
+    pinhole: np.ndarray | None = None  # (3, 3) float64, pixels of the image after its distortion is taken out
 
 
 def intrinsics(info: Any, rectified: bool = False) -> Intrinsics:
@@ -348,8 +353,7 @@ def intrinsics(info: Any, rectified: bool = False) -> Intrinsics:
     full = np.array([roi.width or info.width, roi.height or info.height])
     width, height = (int(side) for side in full // binning)
     D = np.asarray(info.d, np.float64)
-    bent = bool(np.any(np.abs(D) > _DISTORTION_EPS)) or is_fisheye(getattr(info, "distortion_model", ""))
-    distorted = not rectified and bent
+    distorted = not rectified and is_bent(getattr(info, "distortion_model", ""), D)
     if not K[0, 0] and not K[1, 1]:  # what sensor_msgs calls uncalibrated
         return Intrinsics(None, (width, height), distorted)
     image_from_sensor = np.array(
@@ -361,7 +365,11 @@ def intrinsics(info: Any, rectified: bool = False) -> Intrinsics:
     )
     K = image_from_sensor @ K
     implausible = why_implausible(K, (width, height), None if rectified else D)
-    return Intrinsics(None if implausible else K, (width, height), distorted, implausible)
+    if implausible:
+        return Intrinsics(None, (width, height), distorted, implausible)
+    rotation = np.asarray(getattr(info, "r", np.zeros(9)), np.float64).reshape(3, 3)
+    pinhole = pinhole_of(K, image_from_sensor @ projection, rotation, (width, height)) if distorted else K
+    return Intrinsics(K, (width, height), distorted, pinhole=pinhole)
 
 
 def _bytes(data: Any) -> np.ndarray:

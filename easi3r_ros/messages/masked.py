@@ -9,14 +9,15 @@ import cv2
 import numpy as np
 
 from easi3r_ros.messages.conversions import fill_data
-from easi3r_ros.messages.images import ConversionError, array_from_image, layout_of, require_colour
+from easi3r_ros.messages.images import ConversionError, array_from_image, canonical, layout_of, require_colour
 from easi3r_ros.messages.message_types import Header, Image
 
 MOVES = 128  # an external mask is meant to have 0 and 255 alone; whoever blurred or compressed it gets the nearer one
 _SAME_SHAPE = 0.01  # relative difference of width / height that rounding may cause
 _BLACK_LUMA, _NO_COLOUR = 16, 128  # limited range, as the decoder has it
 _YUV_422 = {"uyvy": 1, "yuv422": 1, "yuyv": 0, "yuv422_yuy2": 0}  # which of a pixel's two bytes is its luma
-_SEMI_PLANAR = ("nv12", "nv21", "nv24")
+_SEMI_PLANAR = ("nv12", "nv21", "nv24")  # one plane of luma, one with both colours in turn
+_PLANAR = ("i420", "yv12")  # a plane of luma and one of each colour
 # What REP-118 says of a pixel without depth: 0 in 16 bits (millimetres), NaN in floating point (metres).
 _NO_DEPTH = {"16UC1": ("u2", 0), "mono16": ("u2", 0), "32FC1": ("f4", np.nan), "64FC1": ("f8", np.nan)}
 
@@ -59,15 +60,15 @@ def blacked_out(message: Any, mask: np.ndarray) -> Image:
     luma. Alpha stays. Raises ConversionError for an encoding that is not a camera image's.
     """
     require_colour(message.encoding)
-    data = bytearray(message.data)
-    if message.encoding in _SEMI_PLANAR:
+    data, encoding = bytearray(message.data), canonical(message.encoding)
+    if encoding in _SEMI_PLANAR or encoding in _PLANAR:
         _black_planes(np.frombuffer(data, np.uint8), message, mask)
     else:
-        layout = layout_of(message.encoding)
+        layout = layout_of(encoding)
         pixels = _pixels(data, message, layout.dtype, layout.channels)
-        if message.encoding in _YUV_422:
+        if encoding in _YUV_422:
             pairs = np.repeat(mask[:, 0::2] | mask[:, 1::2], 2, axis=1)  # of pixels with one colour
-            luma = _YUV_422[message.encoding]
+            luma = _YUV_422[encoding]
             pixels[mask, luma] = _BLACK_LUMA
             pixels[pairs, 1 - luma] = _NO_COLOUR
         else:
@@ -108,7 +109,8 @@ def _pixels(data: bytearray, message: Any, dtype: str, channels: int) -> np.ndar
 
 def _black_planes(data: np.ndarray, message: Any, mask: np.ndarray) -> None:
     height, width = mask.shape
-    full = message.encoding == "nv24"  # a colour per pixel, else per 2 x 2 of them
+    encoding = canonical(message.encoding)
+    full = encoding == "nv24"  # a colour per pixel, else per 2 x 2 of them
     rows = 3 * height if full else 3 * height // 2
     stride = width if data.size == rows * width else message.step  # as images.decode has it
     luma = np.lib.stride_tricks.as_strided(data, (height, width), (stride, 1))
@@ -116,8 +118,13 @@ def _black_planes(data: np.ndarray, message: Any, mask: np.ndarray) -> None:
     start = data[height * stride :]
     if full:
         np.lib.stride_tricks.as_strided(start, (height, width, 2), (2 * stride, 2, 1))[mask] = _NO_COLOUR
+        return
+    blocks = mask.reshape(height // 2, 2, width // 2, 2).any(axis=(1, 3))
+    if encoding in _PLANAR:
+        np.lib.stride_tricks.as_strided(start, (2, *blocks.shape), (start.size // 2, stride // 2, 1))[:, blocks] = (
+            _NO_COLOUR
+        )
     else:
-        blocks = mask.reshape(height // 2, 2, width // 2, 2).any(axis=(1, 3))
         np.lib.stride_tricks.as_strided(start, (height // 2, width // 2, 2), (stride, 2, 1))[blocks] = _NO_COLOUR
 
 

@@ -103,19 +103,20 @@ class ResultMessages:
     def _images(
         self, result: FrameResult, header: Header, camera_info: CameraInfo | None, wanted: Callable[[str], bool]
     ) -> Iterator[tuple[str, Any]]:
+        seen = result.as_received
         if wanted("mask"):
-            yield "mask", messages.mask_message(result.mask, header)
+            yield "mask", messages.mask_message(seen.mask, header)
         if wanted("probability"):
-            yield "probability", messages.image_message(result.probability, "32FC1", header)
+            yield "probability", messages.image_message(seen.probability, "32FC1", header)
         if wanted("depth") and not result.withheld:
-            yield "depth", messages.image_message(result.depth, "32FC1", header)
+            yield "depth", messages.image_message(seen.depth, "32FC1", header)
         for cue in CUES:
             if wanted(f"evidence/{cue}") and cue in result.evidence:
                 yield f"evidence/{cue}", messages.image_message(result.evidence[cue], "32FC1", header)
         height, width = result.frame.image.shape[:2]  # not the mask's: reading that computes it
         for name in ("mask/camera_info", "depth/camera_info"):
             if wanted(name):
-                yield name, messages.camera_info_message(header, (width, height), result.K, camera_info)
+                yield name, messages.camera_info_message(header, (width, height), seen.K, camera_info)
 
     def _points(
         self, result: FrameResult, header: Header, wanted: Callable[[str], bool]

@@ -90,4 +90,5 @@ def status_message(
         frames_processed=counts.processed,
         frames_dropped=counts.dropped + counts.failed,
         frame_rate=timing.frame_rate,
+        effort=result.effort,
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+import zlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +35,7 @@ except ImportError:  # Humble
 _TYPES = {"raw": Image, "compressed": CompressedImage}
 _TYPE_NAMES = {"raw": "sensor_msgs/msg/Image", "compressed": "sensor_msgs/msg/CompressedImage"}
 _MOST_LISTED = 6
+SAMPLED = 64  # bytes of an image by which it is known again
 LIVE_DEPTH = 10  # images: a busy machine may leave us without a turn for a few of them
 
 
@@ -127,11 +130,13 @@ class CameraInput:
         self._losses = LossReport(topics.image, _BAG_ADVICE if bag_mode else _LIVE_ADVICE, warn)
         self.topics = topics
         self._incompatible: set[bytes] = set()
-        self._on_image, self._is_ready = on_image, is_ready
+        self._take, self._is_ready = on_image, is_ready
         given = given_parameters(node) or ()
         self._follows = not bag_mode and self._reliability_parameter not in given
         self._infos: Subscription | None = None
         self._images: Subscription | None = None
+        self._former: Subscription | None = None  # until the publishers have found the one that takes its place
+        self._seen: deque[tuple[int, int, int]] = deque(maxlen=4 * LIVE_DEPTH)
         try:
             self._open(on_info)
         except Exception:  # the next activation must not find half of it
@@ -173,22 +178,41 @@ class CameraInput:
             self._images = subscribe(SubscriptionEventCallbacks(use_default_callbacks=False))
 
     def close(self) -> None:
-        for subscription in (self._infos, self._images):
+        for subscription in (self._infos, self._images, self._former):
             if subscription is not None:
                 self._node.destroy_subscription(subscription)
-        self._infos = self._images = None
+        self._infos = self._images = self._former = None
 
     def _publishers(self) -> list[TopicEndpointInfo]:
         return self._node.get_publishers_info_by_topic(self.topics.image)
 
     def _follow(self, publishers: Sequence[TopicEndpointInfo]) -> None:
-        """Ask for what the publishers offer, now that it is known, or that others have come."""
+        """Ask for what the publishers offer, now that it is known, or that others have come.
+
+        The former subscription stays until the next call, because whoever has not found the new one sends it nothing.
+        """
+        if self._former is not None:
+            self._node.destroy_subscription(self._former)
+            self._former = None
+            self._seen.clear()
         wanted = image_qos(self._bag_mode, publishers)
         if publishers and wanted.reliability != self._qos.reliability:
             self._qos = wanted
-            self._node.destroy_subscription(self._images)
-            self._images = None
+            self._former = self._images
             self._subscribe()
+
+    def _on_image(self, message: Any) -> None:
+        if self._follows and self._is_second(message):
+            return
+        self._take(message)
+
+    def _is_second(self, message: Any) -> bool:
+        """Whether an image came by both subscriptions, while there are two. Both are called by one thread."""
+        stamp, data = message.header.stamp, memoryview(message.data)
+        key = stamp.sec, stamp.nanosec, zlib.crc32(bytes(data[:: max(1, len(data) // SAMPLED)]))
+        second = self._former is not None and key in self._seen
+        self._seen.append(key)
+        return second
 
     def check(self) -> None:
         """Tell of publishers whose images cannot come since the last call. Cheap."""

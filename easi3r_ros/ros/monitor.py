@@ -14,6 +14,7 @@ import numpy as np
 from easi3r_ros.core.types import FrameResult, TrackingState
 from easi3r_ros.messages.message_types import DiagnosticStatus, KeyValue
 from easi3r_ros.messages.status import BackboneInfo, Counts
+from easi3r_ros.ros.params import NodeConfig
 
 _LEVELS = {
     TrackingState.INITIALISING: DiagnosticStatus.WARN,
@@ -23,8 +24,9 @@ _LEVELS = {
 }
 _RATE_SECONDS = 5.0
 _RECENT = 5.0  # seconds over which losses and failures count as what happens now
-_MUCH, _MOST = 0.1, 0.5  # shares of the images whose loss is a warning, and an error
+_MOST = 0.5  # share of the images whose loss is an error
 _LATENCIES_KEPT = 200
+_ENOUGH = 10  # results; before, a rate or a percentile says little
 
 
 class Sample(NamedTuple):
@@ -84,10 +86,17 @@ class Monitor:
         return (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 and recent[-1] > recent[0] else 0.0
 
     def input_diagnostic(
-        self, node: str, topic: str, counts: Counts, silent: bool, paused: bool, why_silent: str = ""
+        self,
+        node: str,
+        topic: str,
+        counts: Counts,
+        silent: bool,
+        paused: bool,
+        why_silent: str = "",
+        max_lost: float = NodeConfig.diagnostics_max_lost,
     ) -> DiagnosticStatus:
         """To be asked for once a second or so: what happened since the last few times decides."""
-        level, text = self._input_state(self._recent(counts), silent, paused, why_silent)
+        level, text = self._input_state(self._recent(counts), silent, paused, why_silent, max_lost)
         values = {
             "topic": topic,
             "received": counts.received,
@@ -107,7 +116,9 @@ class Monitor:
             self._samples.popleft()
         return Sample(*(max(0, new - old) for new, old in zip(now, self._samples[0], strict=True)))
 
-    def _input_state(self, recent: Sample, silent: bool, paused: bool, why_silent: str) -> tuple[bytes, str]:
+    def _input_state(
+        self, recent: Sample, silent: bool, paused: bool, why_silent: str, max_lost: float
+    ) -> tuple[bytes, str]:
         lost = recent.lost / max(1, recent.lost + recent.received)
         if paused:
             return DiagnosticStatus.WARN, "paused"
@@ -118,14 +129,16 @@ class Monitor:
             return level, text + (f": {why_silent}" if why_silent else "")
         if recent.failed and not recent.processed:
             return DiagnosticStatus.ERROR, f"every image is refused: {self.last_error}"
-        if lost > _MUCH:
+        if lost > min(max_lost, _MOST):
             level = DiagnosticStatus.ERROR if lost > _MOST else DiagnosticStatus.WARN
             return level, f"{lost:.0%} of the images are lost by the middleware"
         if recent.failed:
             return DiagnosticStatus.WARN, f"{recent.failed} of {recent.received} images refused: {self.last_error}"
         return DiagnosticStatus.OK, "receiving images" if recent.received else "waiting for images"
 
-    def tracking_diagnostic(self, node: str, backbone: BackboneInfo, starved: str = "") -> DiagnosticStatus:
+    def tracking_diagnostic(
+        self, node: str, backbone: BackboneInfo, starved: str = "", limits: NodeConfig | None = None
+    ) -> DiagnosticStatus:
         """starved: why no result comes, if none does; then the last state says nothing of now."""
         with self._lock:
             result, latencies = self._last_result, list(self._latencies_ms)
@@ -147,8 +160,23 @@ class Monitor:
         if result is None:
             return _diagnostic(f"{node}: tracking", DiagnosticStatus.OK, "no image processed yet", values)
         values["dynamic fraction"] = f"{result.dynamic_fraction:.3f}"
+        values["effort"] = result.effort or "everything"
         text = result.state.value + (f": {result.reason}" if result.reason else "")
+        slow = "" if limits is None else self._slow(p95, limits)
+        if slow and _LEVELS[result.state] == DiagnosticStatus.OK:
+            return _diagnostic(f"{node}: tracking", DiagnosticStatus.WARN, f"{text}; {slow}", values)
         return _diagnostic(f"{node}: tracking", _LEVELS[result.state], text, values)
+
+    def _slow(self, p95_ms: float, limits: NodeConfig) -> str:
+        """In which way the results are slower than was asked for; empty: they are not, or cannot be told yet."""
+        with self._lock:
+            told = len(self._finished) >= _ENOUGH
+        rate = self.frame_rate
+        if told and rate < limits.diagnostics_min_rate:
+            return f"{rate:.1f} results per second, less than diagnostics_min_rate {limits.diagnostics_min_rate:g}"
+        if told and p95_ms > 1e3 * limits.diagnostics_max_latency > 0:
+            return f"latency {p95_ms:.0f} ms, more than diagnostics_max_latency {limits.diagnostics_max_latency:g} s"
+        return ""
 
 
 def state_diagnostic(node: str, level: bytes, text: str) -> DiagnosticStatus:

@@ -36,6 +36,7 @@ from easi3r_ros.messages.status import BackboneInfo
 from easi3r_ros.ros import params, spinning
 from easi3r_ros.ros.logs import RosLogHandler, Throttle
 from easi3r_ros.ros.monitor import starves, state_diagnostic
+from easi3r_ros.ros.neighbours import Neighbours
 from easi3r_ros.ros.outputs import Outputs
 from easi3r_ros.ros.rclpy_gaps import release_state_machine
 from easi3r_ros.ros.stream import Stream
@@ -96,10 +97,10 @@ class Easi3rNode(LifecycleNode):
         self._why_not_configured = ""
         self._why_silent = ""
         self._throttle = Throttle(_REPEAT_SECONDS)
-        settings = params.declare(self)
         self._log_handler = RosLogHandler(self.get_logger())
         logging.getLogger("easi3r_ros").addHandler(self._log_handler)
         logging.getLogger("easi3r_ros").setLevel(logging.DEBUG)  # the node's own logger decides what is said
+        settings = params.declare(self)
         unknown = params.unknown_overrides(self)
         if unknown is None:
             self.get_logger().info("this rclpy does not tell which parameters were given: typing errors go unnoticed")
@@ -107,6 +108,7 @@ class Easi3rNode(LifecycleNode):
             self._warn(f"ignoring unknown parameters: {', '.join(unknown)} (see `ros2 param list`)")
         self._parameters_guard = params.ParameterGuard(self, settings, lambda: self._fixed, self._apply)
         self.autostart = settings.node.autostart
+        self._neighbours = Neighbours(self, lambda text: self.get_logger().warning(text))
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # A group of its own: a reset waits for the image in hand, what shares its group for the reset.
         self.create_service(Trigger, "~/reset", self._on_reset, callback_group=MutuallyExclusiveCallbackGroup())
@@ -221,6 +223,12 @@ class Easi3rNode(LifecycleNode):
             self._error(f"cannot activate: {_words(error)}", error)
             super().on_deactivate(state)
             return TransitionCallbackReturn.FAILURE
+        unused = params.unused_qos(self)
+        if unused:
+            self._warn(
+                f"QoS overrides without effect: {', '.join(unused)}. Names are qos_overrides.TOPIC.publisher.POLICY or "
+                "TOPIC.subscription.POLICY, with the topic's full name, of a topic that is open"
+            )
         self.get_logger().info(f"waiting for images on '{stream.topics.image}'")
         return result
 
@@ -331,19 +339,32 @@ class Easi3rNode(LifecycleNode):
 
     def _every_second(self) -> None:
         stream, name = self._stream, self.get_fully_qualified_name().lstrip("/")
+        limits = self._parameters_guard.settings.node
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
         if stream is None:
             message.status = [state_diagnostic(name, *self._why_not_active())]
         else:
             stream.check()
+            self._look_around()
             silent = self._warn_if_silent(stream)
             came = stream.monitor.input_diagnostic(
-                name, stream.topics.image, stream.worker.counts, silent, stream.worker.paused, self._why_silent
+                name,
+                stream.topics.image,
+                stream.worker.counts,
+                silent,
+                stream.worker.paused,
+                self._why_silent,
+                limits.diagnostics_max_lost,
             )
             starved = came.message if starves(came) else ""
-            message.status = [came, stream.monitor.tracking_diagnostic(name, self._backbone, starved)]
+            message.status = [came, stream.monitor.tracking_diagnostic(name, self._backbone, starved, limits)]
         self._diagnostics.publish(message)
+
+    def _look_around(self) -> None:
+        outputs = self._outputs
+        if outputs is not None:
+            self._neighbours.check(outputs.map_frame, outputs.others_in_map())
 
     def _why_not_active(self) -> tuple[bytes, str]:
         """Level of the diagnostic, and words."""
@@ -389,6 +410,17 @@ def _words(error: Exception) -> str:
     return text if isinstance(error, (ConfigError, MissingLibrary, OSError)) else f"{type(error).__name__}: {text}"
 
 
+def _start_words(error: Exception) -> str:
+    """Where rcl only lists the arguments that it does not know, a sentence about them."""
+    if type(error).__name__ != "UnknownROSArgsError":  # rclpy exports it nowhere
+        return str(error)
+    unknown = str(error).strip("[]").replace("'", "").replace(",", "")
+    return (
+        f"unknown ROS arguments: {unknown}. After --ros-args come -r FROM:=TO, -p NAME:=VALUE, --params-file FILE or "
+        "--log-level LEVEL"
+    )
+
+
 def main(args: list[str] | None = None, make_pipeline: PipelineFactory = warm_pipeline) -> int:
     """Run the node until it is interrupted. Returns what `signals.leave` takes: 1 if the node could not start, else 0.
 
@@ -409,7 +441,7 @@ def _run(args: list[str] | None, make_pipeline: PipelineFactory, interrupts: sig
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = Easi3rNode(make_pipeline)
     except (RuntimeError, ConfigError) as error:  # RuntimeError: arguments or a parameters file that rcl cannot read
-        print(f"easi3r: {error}", file=sys.stderr)
+        print(f"easi3r: {_start_words(error)}", file=sys.stderr)
         rclpy.try_shutdown()
         return 1
     executor = spinning.executor_for(node)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from easi3r_ros.core.types import FrameResult
@@ -22,6 +22,7 @@ from easi3r_ros.ros.world import needs_tf
 
 # Reliable. A recorder of a bag's results must get every one even if it is slow for a moment.
 _DEPTH, _BAG_DEPTH = 10, 200
+_OVERRIDABLE = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
 # Who comes late gets the last one at once.
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
@@ -38,6 +39,7 @@ class Outputs:
         self._broadcaster: TfBroadcaster | None = None
         self.tf: TfListener | None = None  # where tf_mode, level or scale.source need it
         config, clouds = settings.node, settings.pipeline.clouds
+        self.map_frame = config.map_frame
         self._results = ResultMessages(config.map_frame, config.path_length, clouds, config.path_period)
         self.surroundings = Surroundings(config.map_frame, settings.pipeline, self.wanted, self.send, warn)
         try:
@@ -95,7 +97,7 @@ class Outputs:
                 type_,
                 f"~/{name}",
                 _LATCHED if name in MAP_TOPICS else QoSProfile(depth=depth),
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+                qos_overriding_options=QoSOverridingOptions(_OVERRIDABLE),
             )
         config = settings.node
         if needs_tf(settings):
@@ -103,6 +105,13 @@ class Outputs:
         if config.tf_mode != "none":
             frames = TfFrames(config.map_frame, config.odom_frame, config.base_frame)
             self._broadcaster = TfBroadcaster(self._node, self.tf, config.tf_mode, frames, config.tf_tolerance, warn)
+
+    def others_in_map(self) -> list[str]:
+        """Frames that somebody else moves in this node's map; none while it broadcasts no TF itself."""
+        if self._broadcaster is None or self.tf is None:
+            return []
+        with self.tf.lock:
+            return self.tf.parents.children(self.map_frame)
 
     def wanted(self, name: str) -> bool:
         """Whether anybody listens."""

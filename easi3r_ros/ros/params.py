@@ -20,7 +20,7 @@ from rclpy.parameter import Parameter
 
 from easi3r_ros.core.config import ConfigError, PipelineConfig, setting, settings, with_settings
 from easi3r_ros.messages.plausible import tf_name
-from easi3r_ros.ros.rclpy_gaps import given_parameters
+from easi3r_ros.ros.rclpy_gaps import give_as_float, given_parameters
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,24 @@ class NodeConfig:
     )
     image_timeout: float = setting(
         5.0, "Seconds without an image after which the node warns and says what it found.", low=0.1, live=True
+    )
+    diagnostics_min_rate: float = setting(
+        0.0, "Results per second below which `/diagnostics` warns; 0: never.", low=0.0, high=1000.0, live=True
+    )
+    diagnostics_max_latency: float = setting(
+        0.0,
+        "Seconds from an image to its results; `/diagnostics` warns if more than one in twenty takes longer. 0: never.",
+        low=0.0,
+        high=3600.0,
+        live=True,
+    )
+    diagnostics_max_lost: float = setting(
+        0.1,
+        "Share of the images, lost by the middleware in the last seconds, above which `/diagnostics` warns; it is an "
+        "error above 0.5.",
+        low=0.0,
+        high=1.0,
+        live=True,
     )
     tf_mode: str = setting(
         "map_to_camera",
@@ -155,6 +173,8 @@ def declare(node: Node) -> Settings:
     """
     for name, item, default in Settings().items():
         value = Parameter.Type.INTEGER_ARRAY if isinstance(default, tuple) else default
+        if isinstance(default, float):
+            give_as_float(node, name)
         try:
             node.declare_parameter(name, value, descriptor(name, item, default))
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
@@ -176,6 +196,12 @@ def unknown_overrides(node: Node) -> list[str] | None:
     return [name for name in given if not (node.has_parameter(name) or name.startswith("qos_overrides."))]
 
 
+def unused_qos(node: Node) -> list[str]:
+    """QoS overrides given at start that belong to nothing that the node has opened so far."""
+    given = given_parameters(node) or ()
+    return [name for name in given if name.startswith("qos_overrides.") and not node.has_parameter(name)]
+
+
 def read(node: Node) -> Settings:
     """The present values. Raises ConfigError."""
     return Settings().updated({name: node.get_parameter(name).value for name, _, _ in Settings().items()})
@@ -184,7 +210,10 @@ def read(node: Node) -> Settings:
 def descriptor(name: str, item: Field, default: Any) -> ParameterDescriptor:
     """What `ros2 param describe` shows: description, limits, and when a change takes effect."""
     meta = item.metadata
-    result = ParameterDescriptor(description=meta["description"], read_only=name in START_ONLY)
+    # rclpy would refuse a whole number for one with a point before ParameterGuard can say what is wrong with a value.
+    result = ParameterDescriptor(
+        description=meta["description"], read_only=name in START_ONLY, dynamic_typing=isinstance(default, float)
+    )
     constraints = [f"One of: {', '.join(meta['choices'])}."] if meta["choices"] else []
     if not result.read_only:
         constraints.append("Applied at once." if meta["live"] else "Read when the node is configured.")

@@ -16,7 +16,7 @@ from easi3r_ros.ros.spinning import Gate
 class Pulled:
     """Messages wait in the middleware, the newest `depth` of them, until `take`.
 
-    A callback of rclpy costs about 0.4 ms, so /tf or an IMU at 1 kHz would take half of a core; taking a message 0.02.
+    Callbacks that put transforms into a buffer at 1 kHz took 18 % of a core here; taken ten times a second they take 4.
     """
 
     def __init__(self, node: Node, type_: type, topic: str, qos: QoSProfile, overridable: bool = True):

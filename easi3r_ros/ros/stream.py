@@ -16,6 +16,7 @@ from easi3r_ros.messages.conversions import stamp_ns
 from easi3r_ros.messages.images import ConversionError
 from easi3r_ros.messages.plausible import tf_name
 from easi3r_ros.messages.status import BackboneInfo, Timing, status_message, total_latency_ms
+from easi3r_ros.ros.brake import PlayerBrake, room_for
 from easi3r_ros.ros.companions import Companions
 from easi3r_ros.ros.inputs import CameraInput, camera_topics
 from easi3r_ros.ros.monitor import Monitor
@@ -76,6 +77,7 @@ class Stream:
             on_room=lambda: wake(node),
         )
         self._input: CameraInput | None = None
+        self._brake = PlayerBrake(node) if config.bag_mode else None
         self._companions = Companions(node, config, outputs, warn)
 
     def start(self) -> None:
@@ -123,6 +125,8 @@ class Stream:
         if camera:
             camera.close()
         self._camera.stop_waiting()
+        if self._brake:
+            self._brake.close()
         self._world.close()
         self._companions.close()
         return self.worker.stop(patience)
@@ -151,28 +155,39 @@ class Stream:
 
     def _on_image(self, message: Any) -> None:
         self.monitor.image_came()
+        if self._brake:
+            self.worker.make_room(room_for(len(message.data), _BAG_CAPACITY))
         self.worker.submit(Arrival(message, time.perf_counter()))
+        self._weigh()
+
+    def _weigh(self) -> None:
+        if self._brake:
+            self._brake.weigh(self.worker.waiting, self.worker.capacity)
 
     def _process(self, arrival: Arrival) -> bool:
         """False: the image is late and left out."""
+        self._weigh()
         header = self._named(arrival.message.header)
         image = self._read(arrival.message)
-        if self._first and self._node.count_publishers(self.topics.info) > 0:
-            self._camera.wait(_INFO_PATIENCE)
-        self._first = False
+        if self._first:
+            self._await_calibration()
         info, K = self._camera.matching((image.shape[1], image.shape[0]), header.frame_id)
+        lens = self._camera.lens
         stamp = stamp_ns(header.stamp)
         size = (image.shape[1], image.shape[0])
         excluded = self._companions.before(stamp, size)
         try:
-            result = self._engine.process(image, stamp, header.frame_id, K, excluded)
+            result = self._engine.process(image, stamp, header.frame_id, K, excluded, lens)
         except LateImage as late:
             self.monitor.late += 1
             self._warn(f"'{self.topics.image}': {late}")
             return False
         result = self._world.placing.place(result)
-        self._outputs.publish(result, header, info, self._companions.body(size))
-        self._companions.publish(result, arrival.message, info)
+        body = self._companions.body(size)
+        if lens is not None and body is not None:
+            body = lens.rectify_mask(body)
+        self._outputs.publish(result, header, info, body)
+        self._companions.publish(result.as_received, arrival.message, info)
         latency_ms = (time.perf_counter() - arrival.when) * 1e3
         self.monitor.finished(result, latency_ms)
         total_ms = total_latency_ms(self._node.get_clock().now().nanoseconds, header)
@@ -188,6 +203,20 @@ class Stream:
             )
         )
         return True
+
+    def _await_calibration(self) -> None:
+        """Before the first image."""
+        self._first = False
+        publishers = self._node.count_publishers(self.topics.info)
+        if publishers:
+            self._camera.wait(_INFO_PATIENCE)
+        if not self._camera.known:
+            who = f"{publishers} publishers sent nothing" if publishers else "nobody publishes it"
+            self._warn(
+                f"no camera_info on '{self.topics.info}' ({who}): the focal length is estimated from "
+                "backbone.horizontal_fov and the images, and lens distortion stays in them. Once one comes, tracking "
+                "starts again with it"
+            )
 
     def _named(self, header: Any) -> Any:
         """The header with a frame that tf2 takes, which then is in all outputs."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,20 @@ from easi3r_ros.messages.objects import OBJECT_TOPICS, instances_message, no_mar
 from easi3r_ros.messages.ros_libraries import point_cloud
 
 MAP_TOPICS = {"map": PointCloud2}
+SAME_UNIT = 0.1  # relative change of the metres per unit, as they become known better, that a map survives
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """What lengths can be compared in."""
+
+    world: int
+    metric: bool
+    metres: float  # per unit of the alignment
+
+    def is_comparable(self, other: _Unit) -> bool:
+        same = self.world == other.world and self.metric == other.metric
+        return same and (not self.metric or abs(other.metres / self.metres - 1) <= SAME_UNIT)
 
 
 class Surroundings:
@@ -43,7 +58,7 @@ class Surroundings:
         self._tracker = ObjectTracker(config.objects, config.clouds)
         self._map = VoxelMap(config.map, config.clouds.min_confidence)
         self._followed = False  # whether the tracker knows the image before
-        self._unit: tuple[int, bool] | None = None  # world and whether it is metric: what lengths can be compared in
+        self._unit: _Unit | None = None  # of the last place that was known
         self._sent_ns: int | None = None
         self._header = Header(frame_id=map_frame)
         self._full = False  # whether somebody was told
@@ -62,7 +77,7 @@ class Surroundings:
 
     def publish(self, result: FrameResult, header: Header, ignored: np.ndarray | None) -> None:
         """header: of the image. ignored: (H, W) bool, the robot's own body, which is no object."""
-        placed = result.state.has_pose and not getattr(result, "withheld", False)
+        placed = result.state.has_pose and not result.withheld
         in_map = Header(stamp=header.stamp, frame_id=self._frame)
         if placed:
             self._header = in_map
@@ -77,7 +92,7 @@ class Surroundings:
             kept = self._config.map.enabled or self._wanted("map")
             hint = "wait until the camera has a pose" if kept else "subscribe to ~/map, or set map.enabled"
             return False, f"there is no map yet, so nothing was written: {hint}", None, 0
-        metric = self._unit is not None and self._unit[1]
+        metric = self._unit is not None and self._unit.metric
         unit = "metres" if metric else "an unknown length, see scale_state in ~/status"
         try:
             target = save_cloud(cloud, path, overwrite, f"frame {self._frame}, unit: {unit}")
@@ -86,13 +101,14 @@ class Surroundings:
         return True, f"{len(cloud.xyz)} points written to '{target}'; unit: {unit}", target, len(cloud.xyz)
 
     def _watch_unit(self, result: FrameResult) -> None:
-        unit = (result.world, result.metric)
-        before, self._unit = self._unit, unit
-        if before in (None, unit):
+        unit = _Unit(result.world, result.metric, result.scale.metres)
+        if self._unit is None or self._unit.is_comparable(unit):
+            self._unit = self._unit or unit
             return
+        before, self._unit = self._unit, unit
         self._tracker.lose_places()
         if len(self._map):
-            why = "a new world was begun" if before[0] != unit[0] else "the unit of lengths changed"
+            why = "a new world was begun" if before.world != unit.world else "the unit of lengths changed"
             self._warn(f"~/map starts again: {why}, and what was in it cannot be compared")
             self._forget_map()
 
@@ -108,6 +124,8 @@ class Surroundings:
         with _timed(result, "objects"):
             objects, ids = self._tracker.update(result, ignored, placed)
         if self._wanted("instances"):
+            seen = result.frame.received
+            ids = ids if seen is None else seen.restore(ids, 0, False)
             self._send("instances", instances_message(ids, header))
         if placed:  # nothing is said about places that are not known
             for name, message in object_messages(objects, in_map, result.metric, self._wanted):

@@ -48,7 +48,7 @@ class Survey:
 def survey(seconds: float, image: str = "") -> Survey:
     """Listen for so long; image: to this topic alone. Makes a node of its own, in a context of its own."""
     context = Context()
-    rclpy.init(context=context)
+    rclpy.init(args=[], context=context)
     executor = SingleThreadedExecutor(context=context)
     node = rclpy.create_node("easi3r_doctor", context=context, enable_rosout=False, start_parameter_services=False)
     executor.add_node(node)
@@ -60,6 +60,8 @@ def survey(seconds: float, image: str = "") -> Survey:
         for seen in found.topics:
             _hear_camera(node, seen)
         _spin(executor, seconds)
+        for seen in found.topics:  # who publishes may be known later than that somebody does
+            seen.publishers = _names(node, seen.name)
         return found
     finally:
         executor.shutdown()
@@ -93,10 +95,14 @@ def _image_topics(node: Node, image: str) -> list[SeenTopic]:
         publishers = node.get_publishers_info_by_topic(name) if kind else []
         if not publishers or (wanted and name not in (wanted, f"{wanted}/compressed")):
             continue
-        who = sorted({f"{each.node_namespace.rstrip('/')}/{each.node_name}" for each in publishers})
         reliable = all(each.qos_profile.reliability == ReliabilityPolicy.RELIABLE for each in publishers)
-        found.append(SeenTopic(name, kind, who, reliable))
+        found.append(SeenTopic(name, kind, _names(node, name), reliable))
     return found
+
+
+def _names(node: Node, topic: str) -> list[str]:
+    publishers = node.get_publishers_info_by_topic(topic)
+    return sorted({f"{each.node_namespace.rstrip('/')}/{each.node_name}" for each in publishers})
 
 
 def _hear_camera(node: Node, seen: SeenTopic) -> None:

@@ -73,6 +73,11 @@ class ParentWatch:
         fresh = [p for p, when in self._moving.get(child, {}).items() if self._clock() - when < _FRESH]
         return fresh[-1] if fresh else None
 
+    def children(self, frame: str) -> list[str]:
+        """Moving frames, not ours, that others gave this parent lately."""
+        found = [child for child in self._moving if child not in self._static and child not in self._our_children]
+        return [child for child in found if self.parent(child) == frame]
+
     def chain(self, frame: str) -> list[str]:
         """The frame and all above it."""
         out = [frame]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -62,24 +63,25 @@ class Tf2Buffer:
         try:
             return self._at(target, source, stamp_ns)
         except self._tf2.ExtrapolationException as error:
-            newer, text = self._newer(target, source, stamp_ns), str(error)
-        except (self._tf2.LookupException, self._tf2.ConnectivityException) as error:
-            raise NotYet(str(error)) from error
+            cause = error
+        except self._tf2.LookupException as error:
+            names = [name for name in (target, source) if not self._buffer._frameExists(name)]
+            raise NotYet(f"nobody broadcasts a transform of '{names[0]}'" if names else str(error)) from error
+        except self._tf2.ConnectivityException as error:
+            raise NotYet(f"'{target}' and '{source}' are not connected") from error
         except self._tf2.TransformException as error:
             raise TooOld(str(error)) from error
+        latest = self._buffer.get_latest_common_time(target, source).nanoseconds
+        newer = stamp_ns > latest
         if tolerance_ns:
-            latest = self._buffer.get_latest_common_time(target, source).nanoseconds
-            nearest = min(latest, stamp_ns + tolerance_ns) if not newer else latest
+            nearest = latest if newer else stamp_ns + tolerance_ns
             if abs(stamp_ns - nearest) <= tolerance_ns:
-                try:
+                with suppress(self._tf2.TransformException):
                     return self._at(target, source, nearest)
-                except self._tf2.TransformException:
-                    pass
-        raise (NotYet if newer else TooOld)(text)
-
-    def _newer(self, target: str, source: str, stamp_ns: int) -> bool:
-        """Whether the time is after all that is known."""
-        return stamp_ns > self._buffer.get_latest_common_time(target, source).nanoseconds
+        if newer:
+            late = (stamp_ns - latest) / SECOND
+            raise NotYet(f"the last transforms {target} -> {source} are {late:.3f} s older than the image") from cause
+        raise TooOld(str(cause)) from cause
 
     def _at(self, target: str, source: str, stamp_ns: int) -> np.ndarray:
         found = self._buffer.lookup_transform_core(target, source, Time(nanoseconds=stamp_ns)).transform

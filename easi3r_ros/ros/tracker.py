@@ -12,6 +12,7 @@ from easi3r_ros.core.config import PipelineConfig
 from easi3r_ros.core.continuity import Continuity
 from easi3r_ros.core.pipeline import Pipeline
 from easi3r_ros.core.types import Frame, FrameResult
+from easi3r_ros.messages.rectify import Lens
 
 PipelineFactory = Callable[[PipelineConfig], Pipeline]
 
@@ -69,12 +70,15 @@ class Tracker:
         frame_id: str,
         K: np.ndarray | None,
         excluded: np.ndarray | None = None,
+        lens: Lens | None = None,
     ) -> FrameResult:
         """image: (H, W, 3) uint8 RGB. K: (3, 3) in its pixels, or None. excluded: (H, W) bool, as Frame.
 
+        lens: its distortion is taken out; K is then that of `lens.pinhole`.
         Raises LateImage, ValueError for an unusable image, and OutOfMemory if even the fewest pairs are too many.
         """
-        frame = self._continuity.completed(Frame(self._index, stamp_ns, frame_id, image, K, excluded))
+        frame = Frame(self._index, stamp_ns, frame_id, image, K, excluded)
+        frame = self._continuity.completed(frame if lens is None else lens.frame(frame))
         reason = self._continuity.judge(frame)
         if reason:
             self.reset()

@@ -1,4 +1,4 @@
-"""DAVIS: the layout as distributed, what is missing in words, the measures by hand, and going on where it was stopped."""
+"""DAVIS: the layout as distributed, what is missing in words, the measures by hand, and going on after a stop."""
 
 import json
 from dataclasses import replace

@@ -133,7 +133,7 @@ def test_live_settings_leave_clusters_and_statistics_alone():
     undisturbed, changed = (AttentionCue(config(mode="stream", scope="sequence")) for _ in range(2))
     for cue in (undisturbed, changed):
         cue.estimate(*loud[:2])
-    changed.reconfigure(config(mode="stream", scope="sequence", threshold=0.9, memory=0.1, second_pass=False))
+    changed.reconfigure(config(mode="stream", scope="sequence", threshold=0.9, memory=0.1, passes=1))
     expected, answer = (cue.estimate(*quiet[:2]) for cue in (undisturbed, changed))
     assert all(torch.equal(answer[i].probability, expected[i].probability) for i in expected)
 
@@ -144,7 +144,7 @@ def test_each_frame_counts_once_in_the_running_threshold_with_its_last_map():
     for frames in ((0, 1, 2), (0, 1, 2, 3), (2, 3, 4), (3, 4, 5)):
         upsampled = torch.rand(len(frames), 8, 8, generator=generator) ** 3
         maps = AttentionMaps(frames, *[upsampled] * 4)
-        threshold = running.update(AttentionMotion(maps, upsampled, upsampled, upsampled, upsampled))
+        threshold = running.update(AttentionMotion(maps, upsampled, upsampled, upsampled, (16, 16)))
         last |= dict(zip(frames, upsampled, strict=True))
         expected = Histogram.of_unit(torch.stack(list(last.values())))
         assert threshold == expected.best_threshold()

@@ -44,7 +44,7 @@ class Says(OddsSource):
     def __init__(self, name, answers, limits=(-MOST_LOG_ODDS, MOST_LOG_ODDS)):
         self.name, self.answers, self.limits = name, answers, limits
 
-    def log_odds(self, features, evidence):
+    def log_odds(self, features, evidence, again=False):
         return {index: self.answers[index] for index in features if index in self.answers}
 
     def reset(self):

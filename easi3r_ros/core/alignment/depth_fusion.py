@@ -16,12 +16,13 @@ from easi3r_ros.core.alignment.placement import (
     lower_median,
     sampling,
 )
-from easi3r_ros.core.geometry import depth_after, project, weighted_median
+from easi3r_ros.core.geometry import depth_after, weighted_median
 from easi3r_ros.core.types import PairGeometry
 
 CARRY_DECAY = 0.97  # carried confidence fades, so that new measurements win over old mistakes
 MAX_INFORMATION = 4.0  # beyond it a pixel would never be corrected again
 FLOOR = 1e-4  # information of a pixel about which every estimate is unsure: it still gets a value
+CARRIERS = 3  # anchors whose depth is carried: the nearest has all that came before it, the farthest holds the scale
 AGREEMENT = 0.15  # relative depth difference up to which two estimates are taken for the same surface
 
 
@@ -59,12 +60,24 @@ def depth_of_frame(new: NewFrame, pairs: Sequence[AnchoredPair]) -> tuple[torch.
 
     pairs: both orders; at least one. Scales come from the samples, so maps stay on their device.
     """
-    views = [(from_new if pair.pair.a == new.index else from_anchor)(new, pair) for pair in pairs]
+    carriers = _carriers([pair.pair.a for pair in pairs if pair.pair.a != new.index])
+    views = [
+        from_new(new, pair) if pair.pair.a == new.index else from_anchor(new, pair, pair.pair.a in carriers)
+        for pair in pairs
+    ]
     depth, confidence = fuse([estimate for view in views for estimate in view.estimates])
     depth = hold_scale(depth, [view.carried for view in views if view.carried is not None])
     residuals = [view.residual for view in views if view.residual is not None]
     residual = sum(residuals) / len(residuals) if residuals else float("nan")
     return depth, confidence, residual
+
+
+def _carriers(anchors: Sequence[int]) -> set[int]:
+    """CARRIERS of the anchors, by frame index: the nearest, the farthest, and evenly between them."""
+    newest_first = sorted(anchors, reverse=True)
+    if len(newest_first) <= CARRIERS:
+        return set(newest_first)
+    return {newest_first[i * (len(newest_first) - 1) // (CARRIERS - 1)] for i in range(CARRIERS)}
 
 
 def from_new(new: NewFrame, anchored: AnchoredPair) -> DepthView:
@@ -81,26 +94,38 @@ def from_new(new: NewFrame, anchored: AnchoredPair) -> DepthView:
     return DepthView([(scale * pair.points_a[..., 2], information(pair.conf_a))], residual=residual)
 
 
-def from_anchor(new: NewFrame, anchored: AnchoredPair) -> DepthView:
-    """Depth from a pair (anchor, new): its view b, and the anchor's own depth carried to where b's pixels were."""
-    pair, anchor, sample = anchored.pair, anchored.anchor, anchored.anchor_sample
-    new_from_anchor = new.cam_from_world @ anchor.world_from_cam
-    in_new = depth_after(new_from_anchor, anchor.points)
-    valid = torch.isfinite(in_new) & (anchor.static > 0.5)
-    K = torch.from_numpy(anchor.frame.K)
-    carried, faded = carry(in_new, CARRY_DECAY * anchor.information, valid, pair.points_b, K)
-    carried = torch.where(new.static > 0.5, carried, torch.nan)
+def from_anchor(new: NewFrame, anchored: AnchoredPair, carries: bool = True) -> DepthView:
+    """Depth from a pair (anchor, new): its view b, and the anchor's own depth carried to where b's pixels were.
+
+    carries: whether the latter is wanted.
+    """
+    pair, sample = anchored.pair, anchored.anchor_sample
+    new_from_anchor = new.cam_from_world @ anchored.anchor.world_from_cam
+    carried, faded = _carried(new, anchored, new_from_anchor) if carries else (None, None)
     weight = sample.information * information(anchored.sample.conf_a) * sample.static
     expected, seen = sample.depth, anchored.sample.points_a[..., 2]
     try:
         scale = pair_scale(expected, seen, weight)
-    except ValueError:
-        return DepthView([(carried, faded)], carried)  # no parallax: only the carried depth remains
-    measured = depth_after(new_from_anchor, scale * pair.points_b)
-    hidden = occluded(carried, measured, pair.conf_b, new.min_confidence)
-    carried = torch.where(hidden, torch.nan, carried)
+    except ValueError:  # no parallax: only the carried depth remains
+        return DepthView([(carried, faded)] if carries else [], carried)
+    measured = depth_after(new_from_anchor, pair.points_b, scale)
     residual = relative_residual(scale * seen, expected, weight)
-    return DepthView([(measured, information(pair.conf_b)), (carried, faded)], carried, residual)
+    estimates = [(measured, information(pair.conf_b))]
+    if carries:
+        hidden = occluded(carried, measured, pair.conf_b, new.min_confidence)
+        carried = carried.masked_fill_(hidden, torch.nan)
+        estimates.append((carried, faded))
+    return DepthView(estimates, carried, residual)
+
+
+def _carried(new: NewFrame, anchored: AnchoredPair, new_from_anchor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The anchor's depth (h, w) and its information at the pixels of the new frame, where both are static."""
+    anchor = anchored.anchor
+    in_new = depth_after(new_from_anchor, anchor.points)
+    valid = (anchor.static > 0.5).logical_and_(in_new < torch.inf)  # false for NaN
+    K = torch.from_numpy(anchor.frame.K)
+    carried, faded = carry(in_new, CARRY_DECAY * anchor.information, valid, anchored.pair.points_b, K)
+    return carried.masked_fill_(new.static <= 0.5, torch.nan), faded
 
 
 def hold_scale(depth: torch.Tensor, carried: list[torch.Tensor]) -> torch.Tensor:
@@ -112,7 +137,8 @@ def hold_scale(depth: torch.Tensor, carried: list[torch.Tensor]) -> torch.Tensor
     step = sampling(depth.shape)
     if not carried:
         return depth
-    ratio = torch.cat([(old / depth)[step].flatten() for old in carried])
+    sample = depth[step]
+    ratio = torch.cat([(old[step] / sample).flatten() for old in carried])
     median = torch.where(ratio.isfinite(), ratio, torch.nan).nanmedian()
     return depth * torch.nan_to_num(median, nan=1.0)  # nothing was carried
 
@@ -143,22 +169,23 @@ def fuse(estimates: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.
     two surfaces at an edge are not mixed, and noise does not shrink the world frame by frame, as the mean of inverse
     depth would. NaN or non-positive depth counts as unknown; NaN where all are.
     """
-    logarithms, weights = [], []
-    best = most = None
+    logarithms, weights, best, most = [], [], None, None
     for depth, informed in estimates:  # a few maps: faster one by one than stacked
         known = depth > 0  # false for NaN
         logarithm = torch.where(known, depth, 1.0).log_()
-        weight = (informed + FLOOR) * known
-        better = None if most is None else weight > most
-        best = logarithm if better is None else torch.where(better, logarithm, best)
-        most = weight if better is None else torch.maximum(weight, most)
+        weight = (informed + FLOOR).mul_(known)
+        if best is None:
+            best, most = logarithm.clone(), weight.clone()
+        else:
+            best = torch.where(weight > most, logarithm, best)
+            torch.maximum(most, weight, out=most)
         logarithms.append(logarithm)
         weights.append(weight)
     total, sum_ = torch.zeros_like(best), torch.zeros_like(best)
     for logarithm, weight in zip(logarithms, weights, strict=True):
-        weight = weight * ((logarithm - best).abs_() <= AGREEMENT)
-        total += weight
-        sum_ += weight * logarithm
+        weight.mul_((logarithm - best).abs_() <= AGREEMENT)
+        total.add_(weight)
+        sum_.addcmul_(weight, logarithm)
     depth = torch.where(total > 0, (sum_ / total.clamp(min=1e-12)).exp_(), torch.nan)
     return depth, total.clamp_(max=MAX_INFORMATION).exp_()
 
@@ -173,19 +200,32 @@ def carry(
     their direction matters). Returns (h, w) depth (NaN where unknown) and information in the new frame.
     """
     height, width = z.shape
-    u, v = project(lookup, K).unbind(-1)
-    inside = (lookup[..., 2] > 0) & (u >= 0) & (u <= width - 1) & (v >= 0) & (v <= height - 1)
-    grid = torch.stack([2 * u / (width - 1) - 1, 2 * v / (height - 1) - 1], -1)  # as grid_sample wants it: [-1, 1]
-    known = valid & (z > 0)
-    logarithm = torch.where(known, z, 1.0).log_()
-    maps = torch.stack([logarithm, logarithm**2, known.to(z), informed])
-    smooth, squared, whole, weight = _sample(maps, grid, "bilinear")
-    nearest, exists = _sample(maps[[0, 2]], grid, "nearest")
+    grid, inside = _positions(lookup, K, (height, width))
+    # NaN where it must not be used: it spreads to all that would be interpolated with it.
+    maps = torch.empty(3, height, width, dtype=z.dtype, device=z.device)
+    torch.log(z, out=maps[0]).masked_fill_(~valid, torch.nan)
+    torch.mul(maps[0], maps[0], out=maps[1])
+    maps[2].copy_(informed)
+    smooth, squared, weight = _sample(maps, grid, "bilinear")
+    nearest = _sample(maps[:1], grid, "nearest")[0]
     # Interpolated where the four neighbours are one surface, else the nearest: no points between two surfaces.
-    one_surface = (whole > 0.999) & (squared - smooth**2 < (0.3 * AGREEMENT) ** 2)
-    good = inside & (one_surface | (exists > 0.5))
-    depth = torch.where(good, torch.where(one_surface, smooth, nearest).exp_(), torch.nan)
-    return depth, weight * good
+    one_surface = squared.sub_(smooth * smooth) < (0.3 * AGREEMENT) ** 2
+    chosen = torch.where(one_surface, smooth, nearest)
+    depth = torch.where(inside, chosen, torch.nan).exp_()
+    return depth, weight.mul_(inside).mul_(depth > 0)
+
+
+def _positions(lookup: torch.Tensor, K: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where points (h, w, 3) are seen: (h, w, 2) from -1 to 1, as grid_sample wants it; (h, w) whether they are."""
+    (fx, _, cx), (_, fy, cy), _ = K.tolist()
+    z = lookup[..., 2]
+    inverse = z.clamp(min=1e-9).reciprocal_()
+    grid = torch.empty(*z.shape, 2, dtype=z.dtype, device=z.device)
+    for axis, focal, centre, side in ((0, fx, cx, size[1]), (1, fy, cy, size[0])):
+        unit = 2 / (side - 1)
+        torch.mul(lookup[..., axis], inverse, out=grid[..., axis]).mul_(focal * unit).add_(centre * unit - 1)
+    bounded = grid.abs() <= 1
+    return grid, (z > 0).logical_and_(bounded[..., 0]).logical_and_(bounded[..., 1])
 
 
 def occluded(

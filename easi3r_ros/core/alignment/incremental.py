@@ -27,6 +27,7 @@ from easi3r_ros.core.alignment.placement import (
     world_covariance,
 )
 from easi3r_ros.core.config import AlignmentConfig
+from easi3r_ros.core.engine import Parcel
 from easi3r_ros.core.geometry import depth_after, focal_of_pointmap, intrinsics, invert_se3
 from easi3r_ros.core.types import AlignedFrame, PairGeometry, TrackingState
 
@@ -94,6 +95,14 @@ class IncrementalAligner:
         self._typical_depth: float | torch.Tensor = 1.0
         self._world = 0  # number of the present one
 
+    def begin_again(self, zoom: float) -> None:
+        """A new world at the last known pose, with images of another size: `zoom` times as many pixels a side."""
+        self._anchors.clear()
+        self._focal = None if self._focal is None else self._focal * zoom
+        if self._started:
+            self._started = False
+            self._world += 1
+
     def update(
         self,
         index: int,
@@ -101,12 +110,13 @@ class IncrementalAligner:
         masks: Mapping[int, torch.Tensor],
         K: np.ndarray | None,
         shape: tuple[int, int],
+        parcel: Parcel | None = None,
     ) -> AlignedFrame:
         """Place frame `index` in the world.
 
         pairs: pairs between this frame and earlier ones, both orders; masks: frame index -> (h, w) bool, True on
         movers; K: (3, 3) intrinsics at network size, None if unknown (then one shared focal length is estimated);
-        shape: (h, w).
+        shape: (h, w). parcel: what else is to go to the host with the samples.
         """
         full_shape = shape
         focals = [] if K is not None else _focals(index, pairs)
@@ -120,7 +130,7 @@ class IncrementalAligner:
         # One copy to the host; everything dense stays where it is.
         met = {frame: self._anchors[frame] for pair in pairs for frame in pair.edge if frame in self._anchors}
         strength = [] if self._started else self._strengths(pairs)
-        samples = take_samples(pairs, met, [*focals, *strength])
+        samples = take_samples(pairs, met, [*focals, *strength], parcel)
         full_K = self._intrinsics(samples.extra[: len(focals)], full_shape) if K is None else K
         K = thin_intrinsics(full_K, self._stride)
         if self._started:
@@ -212,7 +222,7 @@ class IncrementalAligner:
         self._found_world(strongest, anchor, relative, K)
         self._started = True
         known = {frame: self._anchors[frame] for frame in samples.anchors}
-        return self._track(index, pairs, take_samples(pairs, known), static, K, shape)
+        return self._track(index, pairs, take_samples(pairs, known, (), Parcel("founding")), static, K, shape)
 
     def _found_world(self, pair: PairGeometry, anchor: Anchor, b_from_a: torch.Tensor, K: np.ndarray) -> None:
         """Give the anchor (view b of the pair) its depth, and the world its unit."""

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from easi3r_ros.core.engine import fetch
+from easi3r_ros.core.engine import Parcel, fetch_each
 from easi3r_ros.core.geometry import (
     invert_se3,
     pixel_grid,
@@ -294,9 +294,8 @@ def pair_sample(pair: PairGeometry, step: tuple[slice, slice] | None = None) -> 
     """The sample of one pair; step: another sub-grid than `sampling` takes."""
     shape = tuple(pair.conf_a.shape)
     step = sampling(shape) if step is None else step
-    return PairSample(
-        pair.a, pair.b, pixel_grid(*shape)[step], *(getattr(pair, name)[step].cpu() for name in _PAIR_MAPS)
-    )
+    maps = fetch_each([getattr(pair, name)[step] for name in _PAIR_MAPS], "journal")
+    return PairSample(pair.a, pair.b, pixel_grid(*shape)[step], *maps)
 
 
 @dataclass(frozen=True)
@@ -324,27 +323,33 @@ class Samples:
 
 
 def take_samples(
-    pairs: Sequence[PairGeometry], anchors: Mapping[int, Anchor], extra: Sequence[torch.Tensor] = ()
+    pairs: Sequence[PairGeometry],
+    anchors: Mapping[int, Anchor],
+    extra: Sequence[torch.Tensor] = (),
+    parcel: Parcel | None = None,
 ) -> Samples:
-    """Sub-grids of pairs and anchors, with a few numbers () beside them, in one copy from their device to the host."""
+    """Sub-grids of pairs and anchors, with a few numbers () beside them, in one copy from their device to the host.
+
+    parcel: goes with it.
+    """
     if not pairs:
         return Samples([], {}, [])
+    parcel = parcel or Parcel("samples")
     shape = tuple(pairs[0].conf_a.shape)
     step = sampling(shape)
     maps = [getattr(pair, name)[step] for pair in pairs for name in _PAIR_MAPS]
     maps += [values[step] for anchor in anchors.values() for values in _anchor_maps(anchor)]
-    flat = fetch(torch.cat([values.flatten().float() for values in (*maps, *extra)]))
-    parts = iter(flat.split([values.numel() for values in (*maps, *extra)]))
-    sampled = [next(parts).view(values.shape) for values in maps]
+    sampled = [landing.open() for landing in [parcel.add(values) for values in (*maps, *extra)]]
+    numbers = [float(value) for value in sampled[len(maps) :]]
     pixels = pixel_grid(*shape)[step]
     count = len(_PAIR_MAPS)
     return Samples(
         [PairSample(pair.a, pair.b, pixels, *sampled[i * count : (i + 1) * count]) for i, pair in enumerate(pairs)],
         {
             index: _anchor_sample(anchor, pixels, *sampled[start : start + 3])
-            for start, (index, anchor) in zip(range(len(pairs) * count, len(sampled), 3), anchors.items(), strict=True)
+            for start, (index, anchor) in zip(range(len(pairs) * count, len(maps), 3), anchors.items(), strict=True)
         },
-        flat[len(flat) - len(extra) :].tolist() if extra else [],
+        numbers,
     )
 
 

@@ -22,6 +22,7 @@ from easi3r_ros.core.alignment.placement import (
     pixel_noise,
     world_covariance,
 )
+from easi3r_ros.core.engine import fetch
 from easi3r_ros.core.geometry import pixel_grid, project
 from easi3r_ros.core.types import AlignedFrame, FrameResult, PairGeometry, TrackingState
 
@@ -85,11 +86,11 @@ class PairJournal:
             focal_known=focal_known,
             state=aligned.state,
             pixels=pixels,
-            depth=aligned.depth[step].reshape(-1).float().cpu().clone(),
+            depth=fetch(aligned.depth[step].reshape(-1).float(), "journal").clone(),
             static=torch.ones(len(pixels)),
         )
         for index in masks.keys() & self.entries.keys():
-            self.entries[index].static = 1.0 - masks[index][step].reshape(-1).float().cpu()
+            self.entries[index].static = 1.0 - fetch(masks[index][step].reshape(-1).float(), "journal")
         for pair in pairs:
             seen = sighting(pair, aligned.K)
             if seen is not None and pair.b in self.entries:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from easi3r_ros.core.backbone import Backbone
+from easi3r_ros.core.compiled import CompiledCalls
 from easi3r_ros.core.config import BackboneConfig, ConfigError
 from easi3r_ros.core.cuda_graphs import RecordedCalls
 from easi3r_ros.core.dust3r.checkpoints import load_network
@@ -85,7 +86,8 @@ class Dust3rBackbone(Backbone):
             head.to(memory_format=torch.channels_last)  # convolutions are a seventh faster so
         self._batch_size = config.batch_size or (GPU_BATCH if on_gpu else CPU_BATCH)
         self._heads_at_once = min(self._batch_size, GPU_HEADS if on_gpu else CPU_HEADS)
-        self.gains_from_warm_up = on_gpu
+        self.gains_from_warm_up = on_gpu or config.compile == "on"
+        self._compiled = CompiledCalls(config.compile == "on")
         self._calls = RecordedCalls(self._device, on_gpu and config.cuda_graphs == "auto")
         self._largest_batch = 0  # pairs, of the last call that decoded or read pointmaps
         self._patch = network.config.patch_size
@@ -123,7 +125,7 @@ class Dust3rBackbone(Backbone):
         pixels = upload(image.image, self._device)[None]
         tokens = self._calls.call(("encode", height, width), self._encoded, pixels)[0][0]
         # Asking makes the host wait for the device; the other precisions reach as far as float32.
-        if self._dtype == torch.float16 and not tokens.isfinite().all():
+        if self._dtype == torch.float16 and not bool(fetch(tokens.isfinite().all(), "overflow")):
             raise FloatingPointError(
                 f"the network overflows in {self._dtype}: set backbone.dtype to bfloat16 or float32"
             )
@@ -147,12 +149,14 @@ class Dust3rBackbone(Backbone):
         pairs: Sequence[Pair],
         masks: Mapping[int, Tensor] | None = None,
         earlier: Sequence[PairAnswer] = (),
+        moving: Collection[int] | None = None,
     ) -> Sequence[PairAnswer]:
         """As the base class, with the errors of `decode`."""
         if masks is None or not earlier:
             return [answer for batch in self._batches(pairs) for answer in self._decode_batch(batch, masks or {})]
         known = {answer.edge: answer for answer in earlier}
-        new = [pair for pair, differs in zip(pairs, self._changed(pairs, masks), strict=True) if differs]
+        changed = self._changed(pairs, masks, moving)
+        new = [pair for pair, differs in zip(pairs, changed, strict=True) if differs]
         new += [pair for pair in pairs if (pair[0].index, pair[1].index) not in known and pair not in new]
         if not new:
             return earlier
@@ -177,7 +181,7 @@ class Dust3rBackbone(Backbone):
         return [complete.get(answer.edge, answer) for answer in answers]
 
     @torch.no_grad()
-    def warm_up(self, size: tuple[int, int], pairs: int, second_pass: bool) -> None:
+    def warm_up(self, size: tuple[int, int], pairs: int) -> None:
         """As the base class: what a GPU is asked for in every frame is recorded here, and nowhere else.
 
         Raises FloatingPointError if the network's answers are no numbers.
@@ -191,30 +195,27 @@ class Dust3rBackbone(Backbone):
         given, mask = [tuple(frames)] * pairs, torch.zeros(size, dtype=torch.bool, device=self._device)
         mask[: size[0] // 2] = True
         masks = {0: mask, 1: mask}
-        self._record_decoding(given, masks if second_pass else None)
-        answers = self.attend(given)
-        if second_pass:
-            answers = self.attend(given, masks)
-        answer = self.pointmaps(answers)[0]
+        self._record_decoding(given, masks)
+        self.attend(given)
+        answer = self.pointmaps(self.attend(given, masks))[0]
         if not (answer.points_a.isfinite().all() and answer.evidence.attention.source.isfinite().all()):
             raise FloatingPointError(
                 f"the network's answers are no numbers in {self._dtype}: set backbone.dtype to float32; if that does "
                 "not help, the checkpoint is broken"
             )
 
-    def _record_decoding(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor] | None) -> None:
+    def _record_decoding(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor]) -> None:
         """Decoding of as many pairs, with masks also of half as many, and the heads."""
         count = min(len(pairs), self._batch_size)
         inputs = self._decoder_inputs(pairs[:count], {})
         grid = pairs[0][0].grid
         self._record_decoder(grid, inputs)
-        if masks is not None:  # the second pass decodes only the pairs that it changes
-            for rows in (count, (count + 1) // 2):
-                self._record_decoder(grid, self._decoder_inputs(pairs[:rows], masks))
+        for rows in (count, (count + 1) // 2):  # the second pass decodes only the pairs that it changes
+            self._record_decoder(grid, self._decoder_inputs(pairs[:rows], masks))
         decoded = self._pairs_of(grid, inputs, self._decoded(grid, *inputs))
         levels = [tokens[layer] for tokens in (decoded.tokens_a, decoded.tokens_b) for layer in self._head_layers]
         rows = count if self.network.config.head == "linear" else min(count, self._heads_at_once)
-        self._calls.record(("heads", grid), partial(self.network.regress, grid), [level[:rows] for level in levels])
+        self._calls.record(("heads", grid), partial(self._made_points, grid), [level[:rows] for level in levels])
 
     def _record_decoder(self, grid: tuple[int, int], inputs: Sequence[Tensor]) -> None:
         key = ("decode", grid, len(inputs) > 2)
@@ -264,7 +265,7 @@ class Dust3rBackbone(Backbone):
 
     def _encoded(self, pixels: Tensor) -> tuple[Tensor]:
         """(B, h, w, 3) uint8 -> (B, N, C)"""
-        return (self.network.encode(normalised_image(pixels)),)
+        return (self._compiled.call("encode", self.network.encode, normalised_image(pixels)),)
 
     def _decoder_inputs(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor]) -> list[Tensor]:
         """Tokens (B, N, C) of a and of b, and if there are masks the token masks (B, N) of both."""
@@ -273,7 +274,7 @@ class Dust3rBackbone(Backbone):
 
     def _decoded(self, grid: tuple[int, int], tokens_a: Tensor, tokens_b: Tensor, *masks: Tensor) -> tuple[Tensor, ...]:
         """The parts of DecodedPairs that are not the inputs, one after the other."""
-        decoded = self.network.decode(tokens_a, tokens_b, grid, masks or None)
+        decoded = self._compiled.call("decode", self.network.decode, tokens_a, tokens_b, grid, masks or None)
         lists = [tokens[layer] for tokens in (decoded.tokens_a, decoded.tokens_b) for layer in tokens if layer > 0]
         return (*lists, decoded.source, decoded.reference)
 
@@ -288,14 +289,21 @@ class Dust3rBackbone(Backbone):
         return DecodedPairs(grid, *tokens, source, reference)
 
     def _regressed(self, grid: tuple[int, int], *levels: Tensor) -> tuple[Tensor, ...]:
-        return self._calls.call(("heads", grid), partial(self.network.regress, grid), *levels)
+        return self._calls.call(("heads", grid), partial(self._made_points, grid), *levels)
+
+    def _made_points(self, grid: tuple[int, int], *levels: Tensor) -> tuple[Tensor, ...]:
+        return self._compiled.call("regress", self.network.regress, grid, *levels)
 
     # -- masks -------------------------------------------------------------------------------------------------------
 
-    def _changed(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor]) -> list[bool]:
-        """Per pair, whether the masks change its answer."""
+    def _changed(
+        self, pairs: Sequence[Pair], masks: Mapping[int, Tensor], moving: Collection[int] | None
+    ) -> list[bool]:
+        """Per pair, whether the masks change its answer. moving: as `attend`; what is known need not be asked."""
+        if moving is not None:
+            return [a.index in masks and b.index in masks and b.index in moving for a, b in pairs]
         views = self._token_masks(pairs, masks)
-        return [False] * len(pairs) if views is None else fetch(changed_by_mask(*views)).tolist()
+        return [False] * len(pairs) if views is None else fetch(changed_by_mask(*views), "changed pairs").tolist()
 
     def _token_masks(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor]) -> tuple[Tensor, Tensor] | None:
         """Masks (B, N) bool of the views a and b; all static for pairs that stay unmasked."""

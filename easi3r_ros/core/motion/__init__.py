@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from easi3r_ros.core.config import ConfigError, MotionConfig
+from easi3r_ros.core.motion.carried import carried_motion
 from easi3r_ros.core.motion.odds import GeometryOdds, MotionCue, OddsCue, OddsSource
 from easi3r_ros.core.motion.residual import MotionMeter
 
-__all__ = ["MotionCue", "MotionMeter", "build_cue"]
+__all__ = ["MotionCue", "MotionMeter", "build_cue", "carried_motion"]
 
 
 def build_cue(config: MotionConfig, has_attention: bool) -> MotionCue:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from easi3r_ros.core.config import MotionConfig
+from easi3r_ros.core.engine import Landing, Parcel, fetch
 from easi3r_ros.core.motion.clustering import (
     Histogram,
     TokenClusters,
@@ -31,8 +33,8 @@ from easi3r_ros.core.motion.statistics import (
     fuse,
     fuse_summaries,
 )
-from easi3r_ros.core.two_view.flow import STEP
-from easi3r_ros.core.types import Edge, Features, MotionEstimate, PairAttention, PairEvidence
+from easi3r_ros.core.two_view.flow import STEP, measured_size
+from easi3r_ros.core.types import Deferred, Edge, Features, MotionEstimate, PairAttention, PairEvidence
 
 Grouping = Callable[[Sequence[Tensor]], Tensor]  # tokens per frame, each (N, C) -> labels (F, N)
 
@@ -45,11 +47,33 @@ class AttentionMotion:
     dynamic: Tensor  # (F, gh, gw) float32 in [0, 1], eq. 9
     labels: Tensor  # (F, gh, gw) int64, eq. 13
     refined: Tensor  # (F, gh, gw) float32 in [0, 1], eq. 15
-    upsampled: Tensor  # (F, h, w) float32 in [0, 1]
+    size: tuple[int, int]  # (h, w) that scores are brought to
+    _pixels: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def frames(self) -> tuple[int, ...]:
         return self.maps.frames
+
+    @cached_property
+    def upsampled(self) -> Tensor:
+        """(F, h, w) float32 in [0, 1]"""
+        return upsample(self.refined, self.size)
+
+    @cached_property
+    def sampled(self) -> Tensor:
+        """(F, h // 2, w // 2): the same at every second pixel, a quarter of the work and as good for a threshold."""
+        return upsample(self.refined, (self.size[0] // STEP, self.size[1] // STEP))
+
+    def pixels(self, row: int) -> Tensor:
+        """(h, w) of one frame, computed once."""
+        if row not in self._pixels:
+            self._pixels[row] = upsample(self.refined[row : row + 1], self.size)[0]
+        return self._pixels[row]
+
+
+def upsample(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """(F, gh, gw) -> (F, *size), bilinear."""
+    return F.interpolate(scores[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def dynamic_map(maps: AttentionMaps) -> Tensor:
@@ -81,21 +105,25 @@ def attention_motion(
     scores = spread_cluster_means(dynamic.flatten(1), labels, clusters)  # (F, N), eq. 14-15
     refined = normalise_per_frame(scores.view_as(dynamic))
     size = size or features[maps.frames[0]].input.image.shape[:2]
-    upsampled = F.interpolate(refined[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
-    return AttentionMotion(maps, dynamic, labels.view_as(dynamic), refined, upsampled)
+    return AttentionMotion(maps, dynamic, labels.view_as(dynamic), refined, size)
 
 
 def estimates(motion: AttentionMotion, threshold: Tensor | float) -> dict[int, MotionEstimate]:
     """Masks (eq. 16) and probabilities of the frames; a probability of 0.5 lies exactly at the threshold."""
     per_map = [(item.name, getattr(motion.maps, item.name)) for item in fields(motion.maps) if item.name != "frames"]
     per_map += [("dynamic", motion.dynamic)]
-    masks = motion.upsampled > threshold  # eq. 16
-    probabilities = _probability(motion.upsampled, threshold)
+
+    def mask(row: int) -> Tensor:
+        return motion.pixels(row) > threshold  # eq. 16
+
+    def probability(row: int) -> Tensor:
+        return _probability(motion.pixels(row), threshold)
+
     return {
         frame: MotionEstimate(
             index=frame,
-            probability=probabilities[i],
-            mask=masks[i],
+            probability=Deferred(partial(probability, i)),
+            mask=Deferred(partial(mask, i)),
             evidence={"attention": motion.refined[i]} | {f"attention/{name}": maps[i] for name, maps in per_map},
         )
         for i, frame in enumerate(motion.frames)
@@ -150,8 +178,8 @@ class AttentionJudge:
             self._scope = scope
             return motion, self._threshold.update(motion)
         if paper:
-            return motion, best_threshold(partitions(motion.upsampled.cpu().numpy()))
-        return motion, Histogram.of(motion.upsampled).best_threshold()
+            return motion, best_threshold(partitions(fetch(motion.upsampled, "published").numpy()))
+        return motion, Histogram.of(motion.sampled if size is None else motion.upsampled).best_threshold()
 
     def _published_maps(
         self, attention: Mapping[Edge, PairAttention], features: Mapping[int, Features]
@@ -178,7 +206,7 @@ class AttentionCue(MotionCue):
         self._judge = AttentionJudge(config)
 
     def estimate(
-        self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence]
+        self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence], again: bool = False
     ) -> dict[int, MotionEstimate]:
         """As the base class. Raises ValueError if a pair carries no attention statistics."""
         judged = self._judge.judge(features, evidence)
@@ -200,7 +228,7 @@ class RunningThreshold:
 
     def update(self, motion: AttentionMotion) -> Tensor:
         """() float32"""
-        current = {frame: Histogram.of_unit(motion.upsampled[i]) for i, frame in enumerate(motion.frames)}
+        current = {frame: Histogram.of_unit(motion.sampled[i]) for i, frame in enumerate(motion.frames)}
         gone = [histogram for frame, histogram in self._present.items() if frame not in current]
         self._past, self._present = _total([self._past, *gone]), current
         return _total([self._past, *current.values()]).best_threshold()
@@ -247,19 +275,33 @@ class AttentionOdds(OddsSource):
 
     def __init__(self, config: MotionConfig):
         self._judge = AttentionJudge(config)
+        self._said: dict[int, np.ndarray] = {}
+        self._offered: tuple[tuple[int, ...], Landing] | None = None
+
+    def offer(self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence], parcel: Parcel) -> None:
+        """As the base class. Raises ValueError if a pair carries no attention statistics."""
+        # Scores vary from token to token, 16 pixels: cells say as much of them as pixels, at a fraction of the cost.
+        height, width = next(iter(features.values())).input.image.shape[:2] if features else (STEP, STEP)
+        width, height = measured_size((width, height))
+        judged = self._judge.judge(features, evidence, (height // STEP, width // STEP))
+        self._said, self._offered = {}, None
+        if judged is not None:
+            motion, threshold = judged
+            odds = torch.logit(_probability(motion.upsampled, threshold), SOFTEST)
+            self._offered = motion.frames, parcel.add(odds)
 
     def log_odds(
-        self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence]
+        self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence], again: bool = False
     ) -> dict[int, np.ndarray]:
-        """As the base class. Raises ValueError if a pair carries no attention statistics."""
-        # Scores vary from token to token, 16 pixels: on cells they are what they are on pixels, at a quarter the cost.
-        height, width = next(iter(features.values())).input.image.shape[:2] if features else (STEP, STEP)
-        judged = self._judge.judge(features, evidence, (height // STEP, width // STEP))
-        if judged is None:
-            return {}
-        motion, threshold = judged
-        odds = torch.logit(_probability(motion.upsampled, threshold), SOFTEST).cpu().numpy()
-        return dict(zip(motion.frames, odds, strict=True))
+        """As the base class; a second pass leaves what attention says of these frames as it is."""
+        if self._offered is None and not again:
+            self.offer(features, evidence, Parcel("motion"))
+        if self._offered is not None:
+            frames, landing = self._offered
+            self._said = dict(zip(frames, landing.open().numpy(), strict=True))
+            self._offered = None
+        return self._said
 
     def reset(self) -> None:
         self._judge.reset()
+        self._said, self._offered = {}, None

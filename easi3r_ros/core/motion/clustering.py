@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from easi3r_ros.core.engine import fetch, fetch_each
 from easi3r_ros.libraries import needed
 
 # Of `mode: paper` alone.
 LIBRARIES = {"sklearn": "sklearn.cluster", "skimage": "skimage.filters"}
 PUBLISHED_SEED = 42
-WARM_ITERATIONS = 2  # Lloyd steps that follow a stream from one window to the next
-COLD_ITERATIONS = 12  # of the first window
+REVISITED = 3  # frames of a window that look for their nearest centres again; the others follow in their turn
+COLD_ITERATIONS = 12  # Lloyd steps of the first window
 
 
 def check_libraries() -> None:
@@ -42,7 +43,7 @@ def cluster_tokens(tokens: Sequence[Tensor], clusters: int) -> Tensor:
         from sklearn.exceptions import ConvergenceWarning
 
     model = KMeans(min(clusters, sum(map(len, tokens))), n_init="auto", random_state=PUBLISHED_SEED)
-    stacked = torch.cat(list(tokens)).float().cpu().numpy()  # (F * N, C)
+    stacked = fetch(torch.cat(list(tokens)).float(), "published").numpy()  # (F * N, C)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct tokens than clusters: a blank image
         labels = model.fit(stacked).labels_
@@ -52,7 +53,9 @@ def cluster_tokens(tokens: Sequence[Tensor], clusters: int) -> Tensor:
 class TokenClusters:
     """k-means that follows a stream, on the tokens' device: each window starts from the centres of the one before it.
 
-    Labels keep their meaning from window to window, and a few iterations are enough.
+    Labels keep their meaning from window to window, and one step is enough. Tokens that stayed keep the centre that was
+    their nearest, and look again when it is their frame's turn: a window costs one move of the centres, and a look at
+    the new frame and at REVISITED others.
     """
 
     def __init__(self, clusters: int):
@@ -66,25 +69,69 @@ class TokenClusters:
         """
         if len(tokens) == len(self._seen) and all(x is y for x, y in zip(tokens, self._seen, strict=True)):
             return self._labels
-        stacked = torch.cat(list(tokens)).float()  # (F * N, C)
-        self._seen, self._labels = tuple(tokens), self._fit(stacked).view(len(tokens), -1)
+        new = self._store(tokens)
+        self._fit(new)
+        self._seen = tuple(tokens)
+        self._labels = torch.stack([self._nearest[slot] for slot in self._slots_of(tokens)])  # (F, N)
         return self._labels
 
     def reset(self) -> None:
         self._centres: Tensor | None = None  # (k, C) float32
         self._seen: tuple[Tensor, ...] = ()
         self._labels = torch.empty(0, 0, dtype=torch.int64)
+        self._held: list[Tensor] = []  # whose tokens are in which slot
+        self._turn = 0  # the slot that looks again next
+        # Of every slot: tokens (S, N, C) and their squared lengths (S, N), the nearest centre (S, N), and the squared
+        # distance to that (S, N), less the token's own squared length.
+        self._tokens = self._squares = self._score = self._nearest = torch.empty(0)
 
-    def _fit(self, tokens: Tensor) -> Tensor:
-        """tokens: (T, C) -> labels (T,)"""
-        squares = tokens.square().sum(dim=1)  # (T,)
-        centres, iterations = self._centres, WARM_ITERATIONS
-        if centres is None or len(centres) > len(tokens):
-            centres, iterations = spread_centres(tokens, squares, min(self._clusters, len(tokens))), COLD_ITERATIONS
-        for _ in range(iterations):
-            centres = _moved(centres, tokens, squares)
+    def _slots_of(self, tokens: Sequence[Tensor]) -> list[int]:
+        return [next(slot for slot, held in enumerate(self._held) if held is x) for x in tokens]
+
+    def _store(self, tokens: Sequence[Tensor]) -> list[int] | None:
+        """Puts new tokens where those were that are gone: the slots that changed; None: all, with other shapes."""
+        kept = [any(held is x for x in tokens) for held in self._held]
+        new = [x for x in tokens if not any(held is x for held in self._held)]
+        free = [slot for slot, stays in enumerate(kept) if not stays]
+        same = self._held and self._held[0].shape == tokens[0].shape and self._tokens.device == tokens[0].device
+        if not same or len(free) != len(new):
+            self._held = list(tokens)
+            self._tokens = torch.stack(list(tokens)).float()
+            self._squares = self._tokens.square().sum(dim=-1)
+            return None
+        for slot, x in zip(free, new, strict=True):
+            self._held[slot] = x
+            self._tokens[slot].copy_(x)
+            self._squares[slot] = self._tokens[slot].square().sum(dim=-1)
+        return free
+
+    def _next_turns(self, slots: int) -> list[int]:
+        turns = [(self._turn + i) % slots for i in range(min(REVISITED, slots))]
+        self._turn = (turns[-1] + 1) % slots
+        return turns
+
+    def _fit(self, new: list[int] | None) -> None:
+        """new: slots of which nothing is known yet, None: nothing is of any."""
+        tokens, squares = self._tokens.flatten(0, 1), self._squares.flatten()
+        shape = self._squares.shape
+        centres = self._centres
+        cold = centres is None or len(centres) > len(tokens)
+        if cold:
+            centres = spread_centres(tokens, squares, min(self._clusters, len(tokens)))
+            for _ in range(COLD_ITERATIONS):
+                centres = _moved(centres, tokens, squares, *_nearest(centres, tokens))
+        else:
+            for slot in new or ():
+                self._score[slot], self._nearest[slot] = _nearest(centres, self._tokens[slot])
+            known = _nearest(centres, tokens) if new is None else (self._score.flatten(), self._nearest.flatten())
+            centres = _moved(centres, tokens, squares, *known)
+        if cold or new is None:
+            score, labels = _nearest(centres, tokens)
+            self._score, self._nearest = score.view(shape), labels.view(shape)
+        else:
+            for slot in {*new, *self._next_turns(shape[0])}:
+                self._score[slot], self._nearest[slot] = _nearest(centres, self._tokens[slot])
         self._centres = centres if len(centres) == self._clusters else None
-        return _nearest(centres, tokens)[1]
 
 
 def spread_centres(tokens: Tensor, squares: Tensor, clusters: int) -> Tensor:
@@ -116,9 +163,8 @@ def _nearest(centres: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     return torch.addmm(centres.square().sum(dim=1), tokens, centres.T, alpha=-2).min(dim=1)
 
 
-def _moved(centres: Tensor, tokens: Tensor, squares: Tensor) -> Tensor:
-    """One Lloyd step. A centre that lost all its tokens goes to one that is far from every other centre."""
-    score, labels = _nearest(centres, tokens)
+def _moved(centres: Tensor, tokens: Tensor, squares: Tensor, score: Tensor, labels: Tensor) -> Tensor:
+    """One Lloyd step. A centre without tokens goes to one that is far from all others. score, labels: `_nearest`."""
     sums = torch.zeros_like(centres).index_add_(0, labels, tokens)
     counts = sums.new_zeros(len(centres)).index_add_(0, labels, torch.ones_like(score))
     farthest = (score + squares).topk(len(centres)).indices  # (k,)
@@ -188,8 +234,9 @@ class Histogram:
 
     def partitions(self) -> list[Partition]:
         """As the function `partitions`, on the host."""
-        cuts, scores = (x.cpu() for x in self._partitions())
-        values = np.asarray(self._value(cuts + 0.5).cpu())
+        cuts, scores = self._partitions()
+        scores, values = fetch_each([scores, self._value(cuts + 0.5)], "published")
+        values = values.numpy()
         return [
             Partition(row[len(row) - classes + 1 :], float(score))
             for classes, row, score in zip(CLASS_COUNTS, values, scores, strict=True)
@@ -262,6 +309,9 @@ def _score(thresholds: np.ndarray, values: np.ndarray) -> float:
 
 def _counts(values: Tensor) -> Tensor:
     """Values in [0, 1] -> (FINE_BINS,) float64."""
+    if values.device.type == "cpu":  # a third of the time; on a GPU it would make the host wait
+        bins = (values.flatten() * FINE_BINS).to(torch.int32).clamp_(0, FINE_BINS - 1)
+        return torch.bincount(bins, minlength=FINE_BINS).double()
     return torch.histc(values, FINE_BINS, *UNIT).double()
 
 

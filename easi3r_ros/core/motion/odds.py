@@ -3,6 +3,9 @@
 A *cue* says what moves in each frame of the window. The paper's attention only ranks (`attention`); here odds are
 absolute: geometry counts standard deviations off the rigid motion of the camera, nothing is normalised by the frame's
 own extremes, so a static scene gives an empty mask.
+
+All of it is host work on cells, a sub-sample. Only what concerns pixels is done on the backbone's device: the lines
+that the guided filter fitted on cells go there, and become the mask when somebody asks for it.
 """
 
 from __future__ import annotations
@@ -10,21 +13,27 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from easi3r_ros.core.config import MotionConfig
+from easi3r_ros.core.engine import Parcel, upload
+from easi3r_ros.core.motion.border import Colours, follow_colours
 from easi3r_ros.core.two_view.flow import STEP, on_grid
-from easi3r_ros.core.types import Edge, Features, MotionEstimate, PairEvidence
+from easi3r_ros.core.types import Deferred, Edge, Features, MotionEstimate, PairEvidence
 
 MOST_LOG_ODDS = 4.0
 GUIDE_RADIUS = 3  # cells
 GUIDE_SOFTNESS = 1e-3  # variance of grey (0 to 1) below which there is no edge to follow
 SMALLEST_AREA = 8e-4  # of the image
 CERTAIN = 0.6  # a region counts if its probability somewhere is this share of the way from the threshold to one
+LEAST = 1e-4  # of a probability, where its logarithm is taken
+JUST_STATIC = np.float32(-0.01)  # log odds
 OUTSIDE = -1e4  # cells: nothing is there
 # Fitted to rendered clips (static, walking people, turning and still camera).
 EVEN_ODDS = 7.0  # standard deviations at which static and moving are equally likely: errors of flow have heavy tails
@@ -38,13 +47,19 @@ class MotionCue(ABC):
     name: str
     needs_motion: bool = False  # works on `PairMotion`, which has to be measured if the backbone does not give it
 
+    def offer(  # noqa: B027 nothing to put is fine
+        self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence], parcel: Parcel
+    ) -> None:
+        """Put into the parcel what the next `estimate`, not of a second pass, will want to have on the host."""
+
     @abstractmethod
     def estimate(
-        self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence]
+        self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence], again: bool = False
     ) -> dict[int, MotionEstimate]:
         """Motion in the frames of the window, by frame index.
 
         features: every frame of the window, oldest first. evidence: every pair of the window decoded so far.
+        again: the second pass over the same frames.
         A frame about which the evidence says nothing yet is absent from the answer.
         """
 
@@ -57,27 +72,60 @@ class MotionCue(ABC):
         """Forget what was learned from earlier windows."""
 
 
-def estimate_from(
-    feature: Features, log_odds: np.ndarray, threshold: float, evidence: dict[str, np.ndarray]
-) -> MotionEstimate:
-    """log_odds: (h', w') float32 on cells. threshold: probability above which a pixel counts as moving."""
-    grey = cv2.cvtColor(feature.input.image, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
-    cells = without_specks(1 / (1 + np.exp(-log_odds)), threshold)
-    probability = torch.from_numpy(follow_edges(cells, grey))
-    maps = {name: torch.from_numpy(values) for name, values in evidence.items()}
-    return MotionEstimate(feature.index, probability, probability > threshold, maps)
+@dataclass(frozen=True)
+class EdgeLines:
+    """Lines that predict what moves from the grey value, fitted on cells: the fast guided filter (He and Sun, 2015)."""
+
+    slope: np.ndarray  # (g, k) float32
+    offset: np.ndarray  # (g, k) float32
+    cells: np.ndarray  # (g, k) float32 in [0, 1], what they say on the cells
+
+    @staticmethod
+    def fit(values: np.ndarray, guide: np.ndarray) -> EdgeLines:
+        """values: (g, k) float32 in [0, 1]; guide: (h, w) uint8, whose borders those of the values shall be."""
+        small = cv2.resize(guide, values.shape[::-1], interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+        slope, offset = _local_lines(values, small)
+        return EdgeLines(slope, offset, np.clip(slope * small + offset, 0.0, 1.0))
+
+
+def on_pixels(lines: Tensor, guide: Tensor) -> Tensor:
+    """(2, g, k) slope and offset -> (h, w) float32 in [0, 1]. guide: (h, w) uint8, on the same device."""
+    if lines.device.type == "cpu":  # OpenCV does it in a third of the time
+        size = tuple(guide.shape[::-1])
+        slope, offset = (cv2.resize(plane, size) for plane in lines.numpy())
+        return torch.from_numpy(np.clip(slope * (guide.numpy().astype(np.float32) / 255) + offset, 0.0, 1.0))
+    slope, offset = F.interpolate(lines[None], tuple(guide.shape), mode="bilinear", align_corners=False)[0]
+    return torch.addcmul(offset, slope, guide.float().div_(255)).clamp_(0.0, 1.0)
+
+
+def odds_on_pixels(log_odds: Tensor, size: tuple[int, int]) -> Tensor:
+    """(1, g, k) log odds -> (h, w) float32 probability. size: (h, w)."""
+    if log_odds.device.type == "cpu":
+        return torch.from_numpy(probability_of(cv2.resize(log_odds[0].numpy(), size[::-1])))
+    return F.interpolate(log_odds[None], size, mode="bilinear", align_corners=False)[0, 0].sigmoid()
+
+
+def with_border(
+    image: np.ndarray, log_odds: np.ndarray, threshold: float, known: Colours
+) -> tuple[np.ndarray, Colours]:
+    """Log odds (g, k) with the border that colours suggest, and what colours are known then.
+
+    image: (h, w, 3) uint8 RGB. threshold: probability above which a cell counts as moving. known: by the frame before.
+    """
+    even = np.float32(np.log(max(threshold, LEAST) / max(1 - threshold, LEAST)))
+    specks = (without_specks(probability_of(log_odds), threshold) <= threshold) & (log_odds > even)
+    above, colours = follow_colours(image, np.where(specks, JUST_STATIC, log_odds - even), known)
+    return np.clip(above + even, -MOST_LOG_ODDS, MOST_LOG_ODDS), colours
+
+
+def probability_of(log_odds: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-log_odds))
 
 
 def follow_edges(values: np.ndarray, guide: np.ndarray) -> np.ndarray:
-    """(h', w') cells -> (h, w) pixels whose borders are those of the guide: the fast guided filter (He and Sun, 2015).
-
-    guide: (h, w) float32 in [0, 1].
-    """
-    small = cv2.resize(guide, values.shape[::-1], interpolation=cv2.INTER_AREA)
-    slope, offset = _local_lines(values, small)
-    size = guide.shape[::-1]
-    result = cv2.resize(slope, size) * guide + cv2.resize(offset, size)
-    return np.clip(result, 0.0, 1.0)
+    """(g, k) cells -> (h, w) pixels whose borders are those of the guide (h, w) uint8."""
+    lines = EdgeLines.fit(values, guide)
+    return on_pixels(torch.from_numpy(np.stack([lines.slope, lines.offset])), torch.from_numpy(guide)).numpy()
 
 
 def _local_lines(values: np.ndarray, guide: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -141,9 +189,14 @@ class OddsSource(ABC):
     name: str
     limits: tuple[float, float] = (-MOST_LOG_ODDS, MOST_LOG_ODDS)  # what it can add to others
 
+    def offer(  # noqa: B027 nothing to put is fine
+        self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence], parcel: Parcel
+    ) -> None:
+        """As `MotionCue.offer`."""
+
     @abstractmethod
     def log_odds(
-        self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence]
+        self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence], again: bool = False
     ) -> dict[int, np.ndarray]:
         """(h // 2, w // 2) float32 by frame index; absent: nothing is known. Arguments as `MotionCue.estimate`.
 
@@ -170,7 +223,7 @@ class PairOdds(OddsSource):
         """At least one vote -> (h // 2, w // 2) log odds."""
 
     def log_odds(
-        self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence]
+        self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence], again: bool = False
     ) -> dict[int, np.ndarray]:
         """As the base class. Frames whose maps are the same as in the last call are not computed again."""
         known: dict[int, tuple[list[torch.Tensor | None], np.ndarray]] = {}
@@ -202,8 +255,85 @@ class _Belief:
     sources: tuple[np.ndarray, ...]
     inherited: np.ndarray | float  # from the frame before, as it was believed when this frame was new
     threshold: float  # of the estimate
-    log_odds: np.ndarray  # (h', w') of the sources and of what was inherited
+    log_odds: np.ndarray  # (h', w') of the sources, of what was inherited, and of colours where they are asked
+    before: Colours  # what the frame before knew
+    colours: Colours
+    pixels: _Pixels
     estimate: MotionEstimate
+
+
+class _Pixels(ABC):
+    """What moves in one frame, on cells and on pixels, computed when it is asked for, and once."""
+
+    def __init__(self, log_odds: np.ndarray, guide: tuple[np.ndarray, Tensor], threshold: float):
+        """guide: the grey image (h, w) uint8, on the host and on the device where the pixels are wanted."""
+        self._log_odds, self._guide, self._threshold = log_odds, guide, threshold
+        self.uploaded: Tensor | None = None  # (n, g, k) the planes, where they went in one copy with others
+
+    @property
+    @abstractmethod
+    def planes(self) -> np.ndarray:
+        """(n, g, k) float32 that the pixels are made from."""
+
+    @property
+    @abstractmethod
+    def cells(self) -> np.ndarray:
+        """(g, k) bool, the mask on cells."""
+
+    @abstractmethod
+    def _made(self, planes: Tensor, guide: Tensor) -> Tensor:
+        """(h, w) float32 probability, where the planes are."""
+
+    @cached_property
+    def probability(self) -> Tensor:
+        if self.uploaded is None:
+            bring_to_device([self], self._guide[1].device)
+        return self._made(self.uploaded, self._guide[1])
+
+    @property
+    def mask(self) -> Tensor:
+        return self.probability > self._threshold
+
+
+class _EdgePixels(_Pixels):
+    """With borders where the grey value changes."""
+
+    @cached_property
+    def lines(self) -> EdgeLines:
+        return EdgeLines.fit(without_specks(probability_of(self._log_odds), self._threshold), self._guide[0])
+
+    @property
+    def planes(self) -> np.ndarray:
+        return np.stack([self.lines.slope, self.lines.offset])
+
+    @property
+    def cells(self) -> np.ndarray:
+        return self.lines.cells > self._threshold
+
+    def _made(self, planes: Tensor, guide: Tensor) -> Tensor:
+        return on_pixels(planes, guide)
+
+
+class _BorderPixels(_Pixels):
+    """With the borders that the log odds have from colours."""
+
+    @property
+    def planes(self) -> np.ndarray:
+        return self._log_odds.astype(np.float32)[None]
+
+    @property
+    def cells(self) -> np.ndarray:
+        return probability_of(self._log_odds) > self._threshold
+
+    def _made(self, planes: Tensor, guide: Tensor) -> Tensor:
+        return odds_on_pixels(planes, tuple(guide.shape))
+
+
+def bring_to_device(pixels: Sequence[_Pixels], device: torch.device) -> None:
+    """The planes of all of them, which must be of one kind, in one upload."""
+    planes = upload(np.stack([x.planes for x in pixels]), device)
+    for x, own in zip(pixels, planes, strict=True):
+        x.uploaded = own
 
 
 class OddsCue(MotionCue):
@@ -213,6 +343,7 @@ class OddsCue(MotionCue):
         self.name = name
         self._sources = tuple(sources)
         self._known: dict[int, _Belief] = {}
+        self._guides: dict[int, tuple[np.ndarray, Tensor]] = {}
         self.reconfigure(config)
 
     def reconfigure(self, config: MotionConfig) -> None:
@@ -221,20 +352,27 @@ class OddsCue(MotionCue):
         # Memory is carried along the flow, which comes with the measured motion.
         self.needs_motion = config.memory > 0 or any(source.name == "geometry" for source in self._sources)
 
+    def offer(self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence], parcel: Parcel) -> None:
+        """As the base class."""
+        for source in self._sources:
+            source.offer(features, evidence, parcel)
+
     def estimate(
-        self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence]
+        self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence], again: bool = False
     ) -> dict[int, MotionEstimate]:
         """As the base class. Frames of which nothing new is said are not computed again."""
-        said = {source.name: source.log_odds(features, evidence) for source in self._sources}
+        said = {source.name: source.log_odds(features, evidence, again) for source in self._sources}
         needed = said[self._sources[0].name]
         self._known = {index: belief for index, belief in self._known.items() if index in needed}
+        self._guides = {index: guide for index, guide in self._guides.items() if index in features}
         for index in features:  # oldest first: a frame inherits from those before it
             if index in needed:
                 self._update(features[index], {k: odds[index] for k, odds in said.items() if index in odds}, evidence)
+        self._bring_to_pixels(features, evidence)
         return {index: self._known[index].estimate for index in features if index in self._known}
 
     def reset(self) -> None:
-        self._known = {}
+        self._known, self._guides = {}, {}
         for source in self._sources:
             source.reset()
 
@@ -245,12 +383,45 @@ class OddsCue(MotionCue):
         if known is not None and known.threshold == threshold and identical(known.sources, sources):
             return
         inherited = known.inherited if known else self._inherited(index, evidence)
+        before = known.before if known else self._colours_before(index)
         limits = {source.name: source.limits for source in self._sources}
         total = sum(np.clip(odds, *limits[name]) for name, odds in said.items()) + inherited
         total = np.clip(total, -MOST_LOG_ODDS, MOST_LOG_ODDS)
         maps = said if len(self._sources) == 1 else {**said, self.name: total}
-        estimate = estimate_from(feature, total, threshold, maps)
-        self._known[index] = _Belief(sources, inherited, threshold, total, estimate)
+        colours = before
+        if self._config.refine != "none":  # sam2 is prompted with the better mask, too
+            total, colours = with_border(feature.input.image, total, threshold, before)
+            pixels: _Pixels = _BorderPixels(total, self._guide(feature), threshold)
+        else:
+            pixels = _EdgePixels(total, self._guide(feature), threshold)
+        estimate = MotionEstimate(
+            index=index,
+            probability=Deferred(lambda: pixels.probability),
+            mask=Deferred(lambda: pixels.mask),
+            evidence={name: torch.from_numpy(values) for name, values in maps.items()},
+            cells=Deferred(lambda: pixels.cells),
+        )
+        self._known[index] = _Belief(sources, inherited, threshold, total, before, colours, pixels, estimate)
+
+    def _guide(self, feature: Features) -> tuple[np.ndarray, Tensor]:
+        """The grey image (h, w) uint8 of a frame on the host and on the backbone's device."""
+        if feature.index not in self._guides:
+            grey = cv2.cvtColor(feature.input.image, cv2.COLOR_RGB2GRAY)
+            self._guides[feature.index] = grey, upload(grey, feature.tokens.device)
+        return self._guides[feature.index]
+
+    def _bring_to_pixels(self, features: Mapping[int, Features], evidence: Mapping[Edge, PairEvidence]) -> None:
+        """Of the frames that the newest one is paired with, whose masks are wanted next; others when they are asked."""
+        newest = max(features, default=None)
+        wanted = {index for edge in evidence if newest in edge for index in edge}
+        new = [self._known[index].pixels for index in sorted(wanted & self._known.keys())]
+        for kind in (_EdgePixels, _BorderPixels):  # both only after a change of the setting
+            if missing := [pixels for pixels in new if type(pixels) is kind and pixels.uploaded is None]:
+                bring_to_device(missing, features[newest].tokens.device)
+
+    def _colours_before(self, index: int) -> Colours:
+        earlier = [other for other in self._known if other < index]
+        return self._known[max(earlier)].colours if earlier else Colours.none()
 
     def _inherited(self, index: int, evidence: Mapping[Edge, PairEvidence]) -> np.ndarray | float:
         """What the frame before has to say about frame `index`."""

@@ -149,7 +149,7 @@ class MaskRefiner:
 
     def _give_up(self, error: Exception) -> None:
         what = f"{type(error).__name__}: {error}"
-        log.error("masks are no longer refined (%s): they are those of motion.refine none", what)
+        log.error("masks are no longer refined (%s): they are those of motion.refine border", what)
         with self._changed:
             self._broken, self._working, self._in_hand = True, False, None
             self._waiting.clear()

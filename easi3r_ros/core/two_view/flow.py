@@ -18,17 +18,22 @@ from easi3r_ros.core.types import NetworkInput
 
 # Expected error of a flow vector, fitted to rendered clips with true flow.
 FLOOR = 0.016  # pixels: what is left where texture is rich and nothing moves
+UNKNOWN_LENS = (
+    0.1  # pixels, instead of FLOOR where nobody gave the intrinsics: no lens is the pinhole that it is taken for
+)
 RELATIVE = 0.0065  # of the length of the flow vector
 GREY_NOISE = 0.32  # grey levels, as if the pixels of the window were one
 CYCLE = 0.32  # of the distance by which the flow there and back misses
 OUT_OF_VIEW = 30.0  # pixels: the vector ends outside the other image, so it says nothing
 WINDOW = 13  # pixels: about the patch that the flow matches
 
+REFINEMENT = 2  # variational iterations per scale: flow between patches, where borders are
 CONFIRMED = 1.0  # pixels by which the flow there and back may miss; more: occluded or wrong
 
 MASK_MARGIN = 5  # pixels, width of the brush: flow next to a mover is the mover's
 STEP = 2  # pixels between the nodes of the grid
 SMALLEST_SIDE = 16  # pixels: two patches
+MEASURED_SIDE = 320  # pixels of the long side: the errors above were fitted to images of this size
 KEYPOINTS = 400
 FEWEST_MATCHES = 15
 REPROJECTION = 4.0  # pixels: parallax counts as agreement, the flow finds the rest
@@ -61,6 +66,12 @@ class Flow:
     def at_pixels(self) -> np.ndarray:
         """(h, w, 2) float32 flow vector of every pixel: where it went, minus where it was."""
         return to_pixels(np.moveaxis(self.target - self.nodes, 0, -1), self.size)
+
+
+def measured_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(w, h) of a network's image -> (w, h) of the image that its flow is measured on: no more than MEASURED_SIDE."""
+    scale = min(1.0, MEASURED_SIDE / max(size))
+    return max(STEP, round(size[0] * scale)), max(STEP, round(size[1] * scale))
 
 
 def on_grid(image: np.ndarray) -> np.ndarray:
@@ -101,8 +112,8 @@ def structure_tensor(grey: np.ndarray) -> np.ndarray:
 class FlowEstimator:
     """Dense inverse search (Kroeger et al., ECCV 2016) down to full resolution. Not thread-safe.
 
-    Sparse patches without variational refinement: at the price of OpenCV's MEDIUM preset, which stops at half
-    resolution, this has half the error on small moving things.
+    Sparse patches down to full resolution and a short variational refinement: OpenCV's MEDIUM preset, which stops at
+    half resolution, has twice the error on small moving things.
     """
 
     def __init__(self) -> None:
@@ -110,24 +121,26 @@ class FlowEstimator:
         self._dis.setFinestScale(0)
         self._dis.setPatchStride(6)
         self._dis.setGradientDescentIterations(5)
-        self._dis.setVariationalRefinementIterations(0)
+        self._dis.setVariationalRefinementIterations(REFINEMENT)
 
     def both_ways(
         self,
         grey: tuple[np.ndarray, np.ndarray],
         structure: tuple[np.ndarray, np.ndarray],
         expected: np.ndarray | None,
+        floor: float = FLOOR,
     ) -> tuple[Flow, Flow]:
         """Flow from the first to the second image and back.
 
         grey: two (h, w) uint8 images. structure: their `structure_tensor`. expected: (h, w, 2) what the flow from first
         to second may be, the start of the search; None: about zero. It is what finds fast things and repeated texture.
+        floor: pixels, error of the best vectors.
         """
         # Always an explicit start: OpenCV's search otherwise goes on from the one it was last given.
         start = np.zeros((*grey[0].shape, 2), np.float32) if expected is None else expected
         forward = self._dis.calc(grey[0], grey[1], start.copy())
         backward = self._dis.calc(grey[1], grey[0], _reversed(forward))
-        return _assess(forward, backward, structure[0]), _assess(backward, forward, structure[1])
+        return _assess(forward, backward, structure[0], floor), _assess(backward, forward, structure[1], floor)
 
 
 def _reversed(flow: np.ndarray) -> np.ndarray:
@@ -138,13 +151,13 @@ def _reversed(flow: np.ndarray) -> np.ndarray:
     return to_pixels(back, flow.shape[1::-1])
 
 
-def _assess(vectors: np.ndarray, opposite: np.ndarray, structure: np.ndarray) -> Flow:
+def _assess(vectors: np.ndarray, opposite: np.ndarray, structure: np.ndarray, floor: float) -> Flow:
     height, width = vectors.shape[:2]
     du, dv = cv2.split(on_grid(vectors))
     target = u, v = node_pixels(height, width) + np.stack([du, dv])
     back_u, back_v = cv2.split(cv2.remap(opposite, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
     missed = (du + back_u) ** 2 + (dv + back_v) ** 2
-    variance = FLOOR**2 + RELATIVE**2 * (du * du + dv * dv) + CYCLE**2 * missed
+    variance = floor**2 + RELATIVE**2 * (du * du + dv * dv) + CYCLE**2 * missed
     variance += np.float32(OUT_OF_VIEW**2) * ((u < 0) | (v < 0) | (u > width - 1) | (v > height - 1))
     return Flow((width, height), target, flow_information(structure, variance), np.sqrt(missed))
 
@@ -202,13 +215,18 @@ class TrackedImage:
     stamp_ns: int
     grey: np.ndarray  # (h, w) uint8
     structure: np.ndarray  # (3, g, k) float32, `structure_tensor`
+    floor: float = FLOOR  # pixels, error of the best flow vectors
     flows: dict[int, Flow] = field(default_factory=dict)  # from this frame
     seconds: dict[int, float] = field(default_factory=dict)  # how much later the partner was taken
 
     @classmethod
-    def of(cls, image: NetworkInput) -> TrackedImage:
+    def of(cls, image: NetworkInput, size: tuple[int, int] | None = None) -> TrackedImage:
+        """size: (w, h) to shrink it to; None: as it is."""
         grey = cv2.cvtColor(image.image, cv2.COLOR_RGB2GRAY)
-        return cls(image.frame.index, image.frame.stamp_ns, grey, structure_tensor(grey))
+        if size is not None and size != grey.shape[::-1]:
+            grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+        floor = UNKNOWN_LENS if image.K is None else FLOOR
+        return cls(image.frame.index, image.frame.stamp_ns, grey, structure_tensor(grey), floor)
 
     @cached_property
     def keypoints(self) -> Keypoints:
@@ -225,7 +243,10 @@ def flows_between(first: TrackedImage, second: TrackedImage, estimator: FlowEsti
     if second.index not in first.flows:
         seconds = (second.stamp_ns - first.stamp_ns) * 1e-9
         flows = estimator.both_ways(
-            (first.grey, second.grey), (first.structure, second.structure), _start(first, second, seconds)
+            (first.grey, second.grey),
+            (first.structure, second.structure),
+            _start(first, second, seconds),
+            max(first.floor, second.floor),
         )
         for one, other, flow, later in ((first, second, flows[0], seconds), (second, first, flows[1], -seconds)):
             one.flows[other.index], one.seconds[other.index] = flow, later

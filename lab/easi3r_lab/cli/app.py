@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from easi3r_lab.cli import bench_align, evaluate
+from easi3r_lab.cli import bench_align, bench_engine, bench_soak, bench_transport, evaluate
 from easi3r_ros.cli.app import new_app, run_app
 
 
@@ -121,6 +121,11 @@ app.command()(demo)
 app.command()(sheet)
 app.command()(verify)
 app.add_typer(evaluate.app, name="eval")
+bench_align.app.command()(bench_soak.soak)
+bench_align.app.command()(bench_transport.transport)
+bench_align.app.command("after-network")(bench_engine.after_network)
+bench_align.app.command("fast-path")(bench_engine.fast_path)
+bench_align.app.command("long-stream")(bench_engine.long_stream)
 app.add_typer(bench_align.app, name="bench")
 app.command()(train)
 

@@ -27,11 +27,6 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _commands() -> None:
-    """Keeps `align` a command of its own while it is the only one."""
-
-
 @app.command()
 def align(
     golden: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from operator import attrgetter
 from pathlib import Path
@@ -14,6 +15,10 @@ from easi3r_lab.cli import data_sets
 from easi3r_lab.cli.tables import as_text, rounded
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from easi3r_lab.eval.synthetic_clips import ClipSpec
+    from easi3r_lab.synthetic.clips import RenderedFrame
     from easi3r_ros.core.config import PipelineConfig
 
 app = typer.Typer(help="Accuracy on clips whose truth is known; docs/accuracy.md is made of it.", no_args_is_help=True)
@@ -42,7 +47,25 @@ PAIR_COLUMNS = (
     ("direction deg", "direction", 1),
     ("pairs", "pairs", 0),
 )
-
+OBJECT_COLUMNS = (
+    ("velocity error m/s", "velocity_error", 2),
+    ("true speed", "true_speed", 2),
+    ("direction deg", "direction_degrees", 0),
+    ("place error m", "position_error", 2),
+    ("in 95 %", "within", 2),
+    ("found", "found", 2),
+    ("id switches", "switches", 0),
+    ("movers", "movers", 0),
+    ("false per image", "false_objects", 2),
+)
+METRES_COLUMNS = (
+    ("locked after m", "locked_after", 2),
+    ("share of frames", "locked", 2),
+    ("error", "error", 3),
+    ("sigma", "sigma", 3),
+    ("largest error", "largest", 3),
+    ("error of the way", "path_error", 3),
+)
 
 Checkpoints = Annotated[
     list[str] | None,
@@ -52,8 +75,11 @@ Checkpoints = Annotated[
     ),
 ]
 Classical = Annotated[bool, typer.Option("--classical/--no-classical", help="The classical backbone.")]
+Seeds = Annotated[str, typer.Option(help="Comma-separated; no training or tuning uses 100 and above.")]
+Frames = Annotated[int, typer.Option(help="Length of each clip, 320 x 240.", min=10)]
+Rate = Annotated[float, typer.Option(help="Frames per second of the clips.", min=1.0)]
+Assignments = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting.")]
 
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON per row instead of a table.")]
 Root = Annotated[Path, typer.Argument(metavar="ROOT", help="The folder that holds JPEGImages and Annotations.")]
 Out = Annotated[
@@ -80,10 +106,10 @@ def synthetic(
     presets: Annotated[str, typer.Option(help="Comma-separated names of rendered scenes.")] = PRESETS,
     checkpoint: Checkpoints = None,
     classical: Classical = True,
-    seeds: Annotated[str, typer.Option(help="Comma-separated; no training or tuning uses 100 and above.")] = "101,102",
-    frames: Annotated[int, typer.Option(help="Length of each clip, 320 x 240.", min=10)] = 60,
-    rate: Annotated[float, typer.Option(help="Frames per second of the clips.", min=1.0)] = 30.0,
-    assignments: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting.")] = None,
+    seeds: Seeds = "101,102",
+    frames: Frames = 60,
+    rate: Rate = 30.0,
+    assignments: Assignments = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per row instead of a table.")] = False,
 ) -> None:
     """Masks, cues, depth and camera on rendered clips, with their movers frozen as a control, beside baselines."""
@@ -103,12 +129,63 @@ def synthetic(
         _print(collected)
 
 
+@app.command("map")
+def ghosts(
+    presets: Annotated[str, typer.Option(help="Comma-separated names of rendered scenes with movers.")] = MOVING,
+    seeds: Seeds = "101,102",
+    frames: Frames = 60,
+    rate: Rate = 30.0,
+    assignments: Assignments = None,
+) -> None:
+    """Ghosts that movers leave in the map at the end of a clip, with and without masks and their removal."""
+    from easi3r_lab.eval.moving_things import map_scores
+
+    total: dict[str, list[int]] = {}
+    table = _table("clip", "seed", "map", "ghosts", "% of those without masks", "static points")
+    (config,) = _configs(None, True, assignments).values()
+    for spec, clip in _clips(presets, seeds, frames, rate):
+        scores = map_scores(clip, config)
+        _add_ghosts(table, (spec.preset, str(spec.seed)), {k: (v.ghosts, v.static) for k, v in scores.items()})
+        for way, score in scores.items():
+            ghosts_, static = total.setdefault(way, [0, 0])
+            total[way] = [ghosts_ + score.ghosts, static + score.static]
+    _add_ghosts(table, ("all", ""), total)
+    _show(table)
+
+
+@app.command()
+def objects(
+    presets: Annotated[str, typer.Option(help="Comma-separated names of rendered scenes with movers.")] = MOVING,
+    seeds: Seeds = "101,102",
+    frames: Frames = 60,
+    rate: Rate = 30.0,
+    assignments: Assignments = None,
+) -> None:
+    """Objects and their ids: velocity error, id switches; with the depth that one camera has, and with a true one."""
+    from easi3r_lab.eval.moving_things import results_of, score_of_objects, with_true_depth
+    from easi3r_ros.core.config import with_settings
+
+    table = _table("clip", "seed", "depth", *(title for title, _, _ in OBJECT_COLUMNS))
+    (config,) = _configs(None, True, assignments).values()
+    measured = with_settings(config, {"clouds.movers": "measured"})
+    for spec, clip in _clips(presets, seeds, frames, rate):
+        found = results_of(clip, config)
+        for depth, results, settings in (
+            ("estimated", found, config),
+            ("true", with_true_depth(clip, found), measured),
+        ):
+            score = score_of_objects(spec, clip, results, settings)
+            values = (as_text(getattr(score, key), digits) for _, key, digits in OBJECT_COLUMNS)
+            table.add_row(spec.preset, str(spec.seed), depth, *values)
+    _show(table)
+
+
 @app.command()
 def davis16(
     root: Root,
     checkpoint: Checkpoints = None,
     classical: Classical = True,
-    assignments: Settings = None,
+    assignments: Assignments = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -122,7 +199,7 @@ def davis17(
     root: Root,
     checkpoint: Checkpoints = None,
     classical: Classical = True,
-    assignments: Settings = None,
+    assignments: Assignments = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -136,13 +213,36 @@ def davis_all(
     root: Root,
     checkpoint: Checkpoints = None,
     classical: Classical = True,
-    assignments: Settings = None,
+    assignments: Assignments = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
     """As davis17, on every sequence that is there."""
     options = {"checkpoints": checkpoint, "classical": classical, "assignments": assignments}
     _davis("davis-all", root, options, out, as_json)
+
+
+@app.command()
+def metres(
+    presets: Annotated[str, typer.Option(help="Comma-separated names of rendered scenes.")] = f"patrol,{PRESETS}",
+    seeds: Seeds = "101,102",
+    frames: Frames = 90,
+    rate: Rate = 30.0,
+    assignments: Assignments = None,
+) -> None:
+    """Metres from odometry, a depth sensor and the camera's height: when they are known, and how far off they are."""
+    from easi3r_lab.eval.metres import SOURCES, score
+    from easi3r_lab.eval.moving_things import results_of
+
+    table = _table("clip", "seed", "source", *(title for title, _, _ in METRES_COLUMNS))
+    (config,) = _configs(None, True, assignments).values()
+    for spec, clip in _clips(presets, seeds, frames, rate):
+        results = results_of(clip, config)
+        for source in SOURCES:
+            found = score(clip, results, source, config)
+            values = ("-" if found is None else as_text(getattr(found, key), d) for _, key, d in METRES_COLUMNS)
+            table.add_row(spec.preset, str(spec.seed), source, *values)
+    _show(table)
 
 
 @app.command()
@@ -210,6 +310,43 @@ def attention(
                     preset, str(seed), "frozen" if frozen else "moving", *(as_text(v, 2) for v in auc.values())
                 )
     Console(width=160).print(table)
+
+
+def _clips(presets: str, seeds: str, frames: int, rate: float) -> Iterator[tuple[ClipSpec, list[RenderedFrame]]]:
+    """One after the other, rendered."""
+    import torch
+
+    from easi3r_lab.eval.synthetic_clips import ClipSpec, render
+
+    torch.set_num_threads(1)
+    for preset in _names(presets, "--presets"):
+        for seed in [_number(text) for text in _names(seeds, "--seeds")]:
+            spec = ClipSpec(preset, seed, frames, rate=rate)
+            yield spec, render(spec)
+
+
+def _table(*headings: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.MARKDOWN)
+    for heading in headings:
+        table.add_column(heading, no_wrap=True)
+    return table
+
+
+def _show(table: Table) -> None:
+    from rich.console import Console
+
+    Console(width=160).print(table)
+
+
+def _add_ghosts(table: Table, clip: tuple[str, str], scores: dict[str, Sequence[int]]) -> None:
+    """scores: by how the map was made, ghosts and static points; the first is what the others are compared with."""
+    most = next(iter(scores.values()))[0]
+    for way, (ghosts_, static) in scores.items():
+        share = f"{100 * ghosts_ / most:.1f}" if most else "-"
+        table.add_row(*clip, way, str(ghosts_), share, str(static))
 
 
 def _davis(kind: str, root: Path, options: dict[str, Any], out: Path | None, as_json: bool) -> None:

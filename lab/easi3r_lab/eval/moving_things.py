@@ -22,7 +22,7 @@ FALSE = 0.1  # share of an object's pixels that are on true movers, up to which 
 SMALLEST = 0.004  # share of the image below which a true mover is not asked for
 SETTLED = 0.5  # seconds that an object is known, before its velocity counts
 TRUTH_STEP = 0.25  # seconds before and after, over which a true velocity is the mean: legs swing
-NO_MASKS = {"motion.threshold": 1.0, "motion.second_pass": False, "clouds.movers": "measured"}
+NO_MASKS = {"motion.threshold": 1.0, "clouds.movers": "measured"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class MapScore:
     """Cells in the map at the end of a clip."""
 
     ghosts: int
-    points: int
+    static: int
 
 
 @dataclass(frozen=True)
@@ -56,19 +56,12 @@ def results_of(frames: Sequence[RenderedFrame], config: PipelineConfig) -> list[
 
 def map_scores(frames: Sequence[RenderedFrame], config: PipelineConfig) -> dict[str, MapScore]:
     """By how the map was made: without masks and without removal, with one of them, with both."""
-    blind = with_settings(config, NO_MASKS)
-    return scores_of_maps(frames, results_of(frames, config), results_of(frames, blind), config)
-
-
-def scores_of_maps(
-    frames: Sequence[RenderedFrame], masked: Sequence[FrameResult], bare: Sequence[FrameResult], config: PipelineConfig
-) -> dict[str, MapScore]:
-    """As `map_scores`, of the results with masks and of those without."""
-    masked, bare = _labelled(frames, masked), _labelled(frames, bare)
+    bare = _labelled(frames, results_of(frames, with_settings(config, NO_MASKS)))
+    masked = _labelled(frames, results_of(frames, config))
     return {
         "neither": _map_score(bare, config, carve=False),
-        "removal": _map_score(bare, config, carve=True),
-        "masks": _map_score(masked, config, carve=False),
+        "removal alone": _map_score(bare, config, carve=True),
+        "masks alone": _map_score(masked, config, carve=False),
         "masks and removal": _map_score(masked, config, carve=True),
     }
 
@@ -85,18 +78,14 @@ def _map_score(results: Sequence[FrameResult], config: PipelineConfig, carve: bo
         if result.state.has_pose:
             made.add(result)
     labels = made.points().rgb[:, 0]
-    return MapScore(int((labels > 255 * GHOST).sum()), len(labels))
-
-
-def object_score(spec: ClipSpec, frames: Sequence[RenderedFrame], config: PipelineConfig) -> ObjectScore:
-    """The tracker on one clip."""
-    return score_of_objects(spec, frames, results_of(frames, config), config)
+    ghosts = labels > 255 * GHOST
+    return MapScore(int(ghosts.sum()), int((~ghosts).sum()))
 
 
 def score_of_objects(
     spec: ClipSpec, frames: Sequence[RenderedFrame], results: Sequence[FrameResult], config: PipelineConfig
 ) -> ObjectScore:
-    """As `object_score`, of the pipeline's results."""
+    """The tracker on the pipeline's results of one clip."""
     tracker = ObjectTracker(config.objects, config.clouds)
     seen = [tracker.update(result, placed=result.state.has_pose) for result in results]
     poses = np.stack([result.world_from_cam for result in results])
