@@ -32,4 +32,4 @@ test-lowest: setup ## Run the tests that need no ROS with the oldest libraries t
 	@.venv/bin/python scripts/test_lowest
 
 clean: ## Remove what was built; .venv stays
-	rm -rf build install log demo_out .lowest *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf build install log demo_out .lowest *.egg-info lab/*.egg-info lab/build .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,6 +1,7 @@
 """The Python libraries that are used, what for, and the sentence for one that is not there.
 
-Only the standard library is imported here. Version bounds are in requirements.txt and requirements-optional.txt.
+Only the standard library is imported here. Version bounds are in requirements.txt, requirements-optional.txt and
+pyproject.toml (`LARGE`).
 """
 
 from __future__ import annotations
@@ -37,9 +38,15 @@ OPTIONAL = (
     Library("rosbags", "rosbags", "", "bags, 'easi3r play', and messages where no ROS 2 is sourced"),
     Library("av", "av", "", "videos: as input, and the overlay of 'easi3r run'", oldest="12"),
     Library("natsort", "natsort", "python3-natsort", "folders of images"),
+    Library("pillow_heif", "pillow-heif", "", "HEIC pictures of phones in folders of images"),
     Library("safetensors", "safetensors", "", "checkpoints in .safetensors files"),
     Library("sklearn", "scikit-learn", "python3-sklearn", "motion.mode paper: the published clustering"),
     Library("skimage", "scikit-image", "python3-skimage", "motion.mode paper: the published threshold"),
+)
+# Large, and wanted by few: not in requirements-optional.txt, an extra of its own each.
+LARGE = (
+    Library("rerun", "rerun-sdk", "", "the viewer (easi3r run --viewer rerun)", oldest="0.24"),
+    Library("sam2", "sam2", "", "motion.refine sam2", oldest="1.1"),
 )
 
 
@@ -70,7 +77,7 @@ def needed(module: str) -> Iterator[None]:
 def known(module: str | None) -> Library | None:
     """The library that a module, such as `sklearn.cluster`, belongs to; None for all others."""
     top = (module or "").partition(".")[0]
-    return next((library for library in (*REQUIRED, *OPTIONAL) if library.module == top), None)
+    return next((library for library in (*REQUIRED, *OPTIONAL, *LARGE) if library.module == top), None)
 
 
 def version(library: Library) -> str:

@@ -54,6 +54,7 @@ def generate_launch_description() -> LaunchDescription:
             ),
             *CAMERA["arguments"]("rosbag.yaml", "true"),
             OpaqueFunction(function=start),
+            OpaqueFunction(function=CAMERA["start_rviz"]),
         ]
     )
 

@@ -157,6 +157,11 @@ def make_result(
 class FakePipeline:
     """`make_result` for every frame, with that frame in it."""
 
+    resets = 0
+
+    def reset(self) -> None:
+        self.resets += 1
+
     def push(self, frame: Frame) -> FrameResult:
         from dataclasses import replace
 

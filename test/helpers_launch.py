@@ -37,9 +37,16 @@ class LaunchConfiguration:
         return context.values[self.name]
 
 
+class Parameter:
+    def __init__(self, name, value, *, value_type=None):
+        assert value_type in (None, type(value))
+        self.name, self.value = name, value
+
+
 class LifecycleNode:
     def __init__(self, *, name, namespace, on_exit, **rest):
         self.name, self.namespace, self.on_exit, self.rest = name, namespace, on_exit, rest
+        self.parameters = {item.name: item.value for item in rest.get("parameters", ()) if isinstance(item, Parameter)}
         self.transitions: list[int] = []
         self.node_name = "<not executed>"
 
@@ -55,6 +62,7 @@ class FakeLaunch:
     def __init__(self, **values: str):
         self.values, self.is_shutdown = values, False
         self.nodes, self.processes, self.timers, self.handlers = [], [], [], []
+        self.drivers, self.environment = [], {}
         self.subscriptions, self.log, self.reasons = [], [], []
         self.pushed_namespace = "/"
 
@@ -74,6 +82,12 @@ class FakeLaunch:
                 self.processes.append(item)
             elif kind is TimerAction:
                 self.timers.append(item)
+            elif kind is GroupAction:
+                self.run(item.actions)
+            elif kind is SetEnvironmentVariable:
+                self.environment[item.name] = item.value
+            elif kind in (Node, IncludeLaunchDescription):
+                self.drivers.append(item)
             elif kind is Shutdown:
                 self.reasons.append(item.reason)
             else:
@@ -129,6 +143,28 @@ class RegisterEventHandler:
         self.event_handler = event_handler
 
 
+class GroupAction:
+    def __init__(self, actions):
+        self.actions = actions
+
+
+class SetEnvironmentVariable:
+    def __init__(self, name, value):
+        self.name, self.value = name, value
+
+
+class Node:
+    def __init__(self, *, package, executable, name, namespace="", parameters=(), output, arguments=(), remappings=()):
+        self.package, self.executable, self.topic = package, executable, f"/{namespace}/image_raw"
+        self.arguments = {item.name: item.value for item in parameters}
+        self.command, self.remappings = list(arguments), dict(remappings)
+
+
+class IncludeLaunchDescription:
+    def __init__(self, source, *, launch_arguments):
+        self.file, self.arguments = source, dict(launch_arguments)
+
+
 EmitEvent = entity("event", required=("event",))
 ExecuteProcess = entity("cmd", "output", "on_exit", required=("cmd",))
 OpaqueFunction = entity("function", required=("function",))
@@ -144,17 +180,19 @@ class PackageNotFoundError(KeyError):
     pass
 
 
-def install(monkeypatch, launch: FakeLaunch, ros2bag: bool) -> None:
-    """Put the stand-in where launch files import from."""
+def install(monkeypatch, launch: FakeLaunch, packages: tuple[str, ...] = ()) -> None:
+    """Put the stand-in where launch files import from; packages: those that are installed."""
 
     def prefix(name: str) -> str:
-        if name == "ros2bag" and not ros2bag:
+        if name not in packages:
             raise PackageNotFoundError(name)
         return "/opt/ros"
 
     actions = (DeclareLaunchArgument, EmitEvent, ExecuteProcess, OpaqueFunction, RegisterEventHandler, Shutdown)
     named = dict(zip(("DeclareLaunchArgument", "EmitEvent", "ExecuteProcess", "OpaqueFunction"), actions, strict=False))
     named |= {"RegisterEventHandler": RegisterEventHandler, "Shutdown": Shutdown, "TimerAction": TimerAction}
+    named |= {"GroupAction": GroupAction, "SetEnvironmentVariable": SetEnvironmentVariable}
+    named |= {"IncludeLaunchDescription": IncludeLaunchDescription}
     modules = {
         "launch": {
             "Action": object,
@@ -167,16 +205,18 @@ def install(monkeypatch, launch: FakeLaunch, ros2bag: bool) -> None:
         "launch.event_handlers": {"OnShutdown": OnShutdown},
         "launch.events": {"matches_action": lambda action: lambda other: other is action},
         "launch.events.process": {"ProcessExited": object, "ShutdownProcess": ShutdownProcess},
+        "launch.launch_description_sources": {"PythonLaunchDescriptionSource": lambda path: path},
         "launch.substitutions": {
             "LaunchConfiguration": LaunchConfiguration,
             "PathJoinSubstitution": lambda parts: "/".join(map(str, parts)),
         },
         "launch_ros": {},
-        "launch_ros.actions": {"LifecycleNode": LifecycleNode},
+        "launch_ros.actions": {"LifecycleNode": LifecycleNode, "Node": Node},
         "launch_ros.event_handlers": {"OnStateTransition": OnStateTransition},
         "launch_ros.events": {},
         "launch_ros.events.lifecycle": {"ChangeState": ChangeState},
         "launch_ros.ros_adapters": {name: lambda context: context for name in ("get_ros_node", "get_ros_adapter")},
+        "launch_ros.parameter_descriptions": {"Parameter": Parameter},
         "launch_ros.substitutions": {
             "ExecutableInPackage": lambda *, package, executable: f"{package}/{executable}",
             "FindPackageShare": lambda package: f"share/{package}",

@@ -7,6 +7,7 @@ import os
 import pickle
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from helpers_dust3r import SMALL, SMALL_LINEAR, one_thread  # noqa: F401
@@ -239,3 +240,43 @@ def test_missing_files(tmp_path, linear_state):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(CheckpointError, match=message):
             load_network(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_no_numbers_are_found_when_they_are_loaded(save, linear_state, value):
+    bad = dict(linear_state)
+    bad["dec_norm.bias"] = torch.full_like(bad["dec_norm.bias"], value)
+    with pytest.raises(CheckpointError, match=r"1 of \d+ tensors hold NaN or infinity \(dec_norm.bias\)"):
+        load_network(save(bad))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "model.module."])
+def test_prefixes_of_wrappers_are_left_out_with_a_word(save, linear_state, caplog, prefix):
+    network, _ = load_network(save({f"{prefix}{name}": tensor for name, tensor in linear_state.items()}))
+    assert_holds(network, linear_state)
+    assert "is left out of the tensors' names" in caplog.text
+
+
+def test_one_compiled_part(save, linear_state):
+    renamed = {
+        name.replace("enc_blocks.0.", "enc_blocks.0._orig_mod."): tensor for name, tensor in linear_state.items()
+    }
+    assert_holds(load_network(save(renamed))[0], linear_state)
+
+
+def test_numbers_of_numpy_beside_the_weights(tmp_path, linear_state):
+    options = argparse.Namespace(model=constructor_text(SMALL_LINEAR), lr=np.float64(1e-4), seed=np.int64(3))
+    content = {"args": options, "model": linear_state, "epoch": np.int32(7), "best": np.float32(0.5)}
+    torch.save({**content, "history": np.arange(3.0), "done": np.bool_(True)}, tmp_path / "net.pth")
+    assert_holds(load_network(tmp_path / "net.pth")[0], linear_state)
+
+
+def test_published_names_are_found_where_they_are_stored(tmp_path, linear_state, monkeypatch):
+    monkeypatch.setenv("EASI3R_HOME", str(tmp_path))
+    with pytest.raises(CheckpointError, match="easi3r weights get dust3r-512-dpt"):
+        load_network("dust3r-512-dpt")
+    folder = tmp_path / "weights" / "DUSt3R_ViTLarge_BaseDecoder_512_dpt"
+    folder.mkdir(parents=True)
+    save_file(linear_state, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(HUB_CONFIG))
+    assert_holds(load_network("dust3r-512-dpt")[0], linear_state)

@@ -78,5 +78,5 @@ def test_the_command_line_of_the_process_reaches_ros_in_the_node_alone():
         for call in ast.walk(ast.parse(path.read_text()))
         if isinstance(call, ast.Call) and ast.unparse(call.func) == "rclpy.init"
     ]
-    assert {name for name, _ in calls} == {"node", "player", "client"}
+    assert {name for name, _ in calls} == {"node", "player", "client", "survey"}
     assert all(values["args"] == ("args" if name == "node" else "[]") for name, values in calls)

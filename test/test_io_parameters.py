@@ -86,3 +86,27 @@ def test_assignments_get_the_type_of_their_setting():
 def test_wrong_assignments_are_refused(text, words):
     with pytest.raises(ConfigError, match=words):
         with_settings(PipelineConfig(), parse_assignments([text]))
+
+
+@pytest.mark.parametrize("key", ["/robot1/easi3r", "robot1/easi3r", "/robot1/**", "/*/easi3r", "/**/easi3r", "easi3r"])
+def test_a_file_for_a_node_in_any_namespace(tmp_path, key):
+    path = tmp_path / "parameters.yaml"
+    path.write_text(f"'{key}':\n  ros__parameters:\n    motion.threshold: 1\n")
+    assert with_settings(PipelineConfig(), read_parameters(path)[0]).motion.threshold == 1.0
+
+
+def test_two_nodes_in_one_file(tmp_path, caplog):
+    path = tmp_path / "parameters.yaml"
+    path.write_text(
+        "/a/easi3r:\n  ros__parameters: {window.size: 5}\n/b/easi3r:\n  ros__parameters: {window.size: 6}\n"
+        "/other:\n  ros__parameters: {window.size: 7}\n"
+    )
+    assert read_parameters(path)[0] == {"window.size": 6} and "/a/easi3r, /b/easi3r" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["1e-1", "1.e-1", "0.1", "1.0e-1", "+.1"])
+def test_numbers_as_people_write_them(tmp_path, text):
+    assert parse_assignments([f"motion.threshold={text}"]) == {"motion.threshold": 0.1}
+    path = tmp_path / "parameters.yaml"
+    path.write_text(f"motion:\n  threshold: {text}\n")
+    assert read_parameters(path)[0] == {"motion.threshold": 0.1}

@@ -249,7 +249,9 @@ def test_a_run_writes_everything_and_sums_up(tmp_path):
     assert (summary.frames, summary.width, summary.height) == (5, WIDTH, HEIGHT)
     assert summary.path_length == pytest.approx(0.4)
     assert summary.latency_p50_ms == pytest.approx(5.0) and summary.frames_per_second == pytest.approx(200.0)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*NAMES.values(), manifest.NAME])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        [*(NAMES[name] for name in (*OUTPUTS, "summary")), manifest.NAME]
+    )
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["states"] == {"tracking": 5}
     with open_source(tmp_path / "out" / "bag", topic="/easi3r/mask") as masks:
         assert [frame.stamp_ns for frame in masks] == [stamp(index) for index in range(5)]
@@ -296,11 +298,11 @@ def test_a_run_can_stop_early_and_needs_a_frame(tmp_path):
 
 def test_images_that_change_their_size_end_the_run(tmp_path):
     (tmp_path / "images").mkdir()
-    for index, width in enumerate([64, 64, 80]):
+    for index, width in enumerate([64, 64, *[80] * 5]):
         cv2.imwrite(str(tmp_path / "images" / f"{index}.png"), picture(index, width))
     with (
         open_source(tmp_path / "images") as source,
-        pytest.raises(SourceError, match="frame 2 is 80x48, those before are 64x48"),
+        pytest.raises(SourceError, match="frame 6 is 80x48, those before are 64x48"),
     ):
         run(source, FakePipeline(), [MaskWriter(tmp_path / "masks")])
     assert len(list((tmp_path / "masks").iterdir())) == 2

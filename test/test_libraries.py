@@ -13,7 +13,7 @@ from helpers_io import camera_bag, write_video
 
 from easi3r_ros import libraries
 from easi3r_ros.cli import doctor
-from easi3r_ros.libraries import OPTIONAL, REQUIRED, Library, MissingLibrary, explained, needed
+from easi3r_ros.libraries import LARGE, OPTIONAL, REQUIRED, Library, MissingLibrary, explained, needed, sentence
 
 ROOT = Path(__file__).resolve().parents[1]
 ABSENT = Library("no_such_module", "no-such-package", "python3-no-such", "this test", oldest="2.0")
@@ -79,6 +79,14 @@ def test_tables_agree_with_the_requirements(table, file):
         assert library.oldest in ("", listed[library.pip]), f"{library.pip}: two lower bounds"
 
 
+def test_what_is_large_is_an_extra_of_its_own():
+    """And says how to get it where it is missing."""
+    files = {"rerun-sdk": "requirements-viewer.txt", "sam2": "requirements-sam2.txt"}
+    for library in LARGE:
+        assert requirements(files[library.pip]) == {library.pip: library.oldest}
+        assert f"pip install '{library.pip}>={library.oldest}'" in sentence(library)
+
+
 def test_tables_agree_with_the_manifest():
     """rosdep's keys are named as Debian's packages. What is optional, rosdep does not install."""
     manifest = (ROOT / "package.xml").read_text()
@@ -128,6 +136,7 @@ PAPER = ("--checkpoint", "network.pth", "--set", "motion.cue=attention", "--set"
     ("module", "arguments"),
     [
         ("typer", ("run", "clip.mp4", "--out", "out")),
+        ("rerun", ("run", "clip.mp4", "--out", "out", "--viewer", "rerun")),
         ("rich", ("run", "clip.mp4", "--out", "out")),
         ("rosbags", ("run", "clip.mp4", "--out", "out")),
         ("rosbags", ("run", "bag", "--out", "out", "--no-bag")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -75,7 +76,9 @@ def test_every_import_is_declared(run_dependencies):
 
 def test_every_message_is_built():
     text = (ROOT / "CMakeLists.txt").read_text()
-    assert set(re.findall(r"msg/\w+\.msg", text)) == {f"msg/{path.name}" for path in (ROOT / "msg").glob("*.msg")}
+    for kind in ("msg", "srv"):
+        built = set(re.findall(rf"{kind}/\w+\.{kind}", text))
+        assert built == {f"{kind}/{path.name}" for path in (ROOT / kind).glob(f"*.{kind}")} != set()
 
 
 @pytest.mark.parametrize("path", MESSAGES, ids=lambda path: path.stem)
@@ -151,7 +154,7 @@ def test_launch_file_declares_its_arguments(path: Path):
     assert all(argument.description for argument in arguments.values())
     context = LaunchContext()
     (yaml_file,) = {"".join(part.perform(context) for part in arguments["params_file"].default_value)}
-    assert Path(yaml_file).name == path.name.replace(".launch.py", ".yaml")
+    assert Path(yaml_file).name == ("rosbag.yaml" if path.name == "rosbag.launch.py" else "camera.yaml")
     assert Path(yaml_file).is_file()
 
 
@@ -219,6 +222,7 @@ AMENT = {
     "macro(ament_package)\nendmacro()\n",
     "rosidl_default_generators": "macro(rosidl_generate_interfaces)\nendmacro()\n",
     "builtin_interfaces": "",
+    "geometry_msgs": "",
     "std_msgs": "",
 }
 
@@ -255,7 +259,8 @@ def install(tmp_path):
 def test_colcon_installs_the_product_and_nothing_else(install):
     _, installed, said = install()
     code = {str(path.relative_to(ROOT)) for path in (ROOT / "easi3r_ros").rglob("*") if path.is_file()}
-    shared = {str(path.relative_to(ROOT)) for name in ("config", "launch") for path in (ROOT / name).rglob("*.*")}
+    folders = [ROOT / name for name in ("config", "foxglove", "launch", "rviz")]
+    shared = {str(path.relative_to(ROOT)) for folder in folders for path in folder.rglob("*.*")}
     expected = {f"lib/python/{name}" for name in code} | {f"share/easi3r_ros/{name}" for name in shared}
     expected |= {"lib/easi3r_ros/node", "lib/easi3r_ros/easi3r", "bin/easi3r"}
     assert installed == {name for name in expected if "__pycache__" not in name}
@@ -269,6 +274,8 @@ def test_installed_programs_run_in_the_python_that_built_them(install):
         lines = (prefix / name).read_text().splitlines()
         assert lines[0] == f"#!{sys.executable}"
         assert lines[1:] == (ROOT / "scripts" / Path(name).name).read_text().splitlines()[1:]
+        # What `colcon build --symlink-install` links to.
+        assert os.access(prefix.parent / "build" / "programs" / Path(name).name, os.X_OK)
     environment = {"PYTHONPATH": str(prefix / "lib" / "python"), "PATH": "/usr/bin:/bin"}
     done = subprocess.run([prefix / "bin" / "easi3r", "--version"], env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == easi3r_ros.__version__, done.stderr
@@ -281,3 +288,18 @@ def test_a_python_that_no_program_can_name_is_said(install, tmp_path):
     prefix, _, said = install(str(python))
     assert "has spaces or is too long" in said
     assert (prefix / "bin" / "easi3r").read_text().startswith("#!/usr/bin/env python3\n")
+
+
+def test_github_and_docker_cover_the_distributions_that_are_named():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    jobs = workflow["jobs"]
+    assert jobs["ros"]["strategy"]["matrix"]["distribution"] == ["humble", "jazzy", "kilted", "lyrical"]
+    assert {"humble", "jazzy", "lyrical"} <= set(jobs["image"]["strategy"]["matrix"]["distribution"])
+    assert any(step.get("run") == ".ci/run" for step in jobs["wheels"]["steps"])
+    dockerfile = (ROOT / "docker" / "Dockerfile").read_text()
+    copied = re.findall(r"^COPY (\S+) src/", dockerfile, re.MULTILINE)
+    assert {"package.xml", "."} <= set(copied) and all((ROOT / name).exists() for name in copied)
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    assert not {"docker", "package.xml", "requirements-optional.txt", "easi3r_ros", "msg", "scripts"} & set(ignored)
+    entrypoint = ROOT / "docker" / "entrypoint"
+    assert os.access(entrypoint, os.X_OK) and entrypoint.read_text().rstrip().endswith('exec "$@"')

@@ -116,3 +116,16 @@ def test_long_side_can_be_chosen():
 def test_too_thin_an_image_is_refused():
     with pytest.raises(ValueError, match="too thin"):
         prepare(frame_of(np.zeros((8, 640, 3), np.uint8)), NETWORK, PreprocessConfig())
+
+
+@pytest.mark.parametrize("spec", [NETWORK, LINEAR_224, InputSpec(320)])
+def test_what_others_exclude_is_excluded_where_the_network_sees_it(spec):
+    excluded = np.zeros((480, 640), bool)
+    excluded[200:260, 300:303] = True  # three columns: narrower than a pixel of the network may be
+    frame = Frame(0, 0, "camera", np.where(excluded[..., None], np.uint8(255), np.zeros((480, 640, 3), np.uint8)))
+    image = prepare(frame, spec, PreprocessConfig())
+    assert image.excluded is None
+    image = prepare(Frame(0, 0, "camera", frame.image, None, excluded), spec, PreprocessConfig())
+    assert image.excluded.shape == image.image.shape[:2] and image.excluded.any()
+    assert image.excluded[image.image[..., 0] > 128].all(), "every pixel that shows it"
+    assert image.excluded.mean() < 2 * excluded.mean() + 0.01

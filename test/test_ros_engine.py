@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from easi3r_ros.core.config import PipelineConfig
+from easi3r_ros.core.continuity import LateImage
 from easi3r_ros.messages.calibration import CameraModel
 from easi3r_ros.ros.logs import RosLogHandler, Throttle
 from easi3r_ros.ros.tracker import Tracker
@@ -69,8 +70,10 @@ def test_frames_are_numbered_and_keep_their_stamps(engine, restarts):
         ({"stamp_ns": 8 * SECOND}, "time jumped back by 2.000 s"),
         ({"width": 16}, "the image size changed from 8 x 6 to 16 x 6"),
         ({"frame_id": "other"}, "the frame_id changed from 'cam' to 'other'"),
-        ({"K": K * 2}, "the camera's calibration changed"),
-        ({"K": None}, "the camera's calibration went away"),
+        (
+            {"K": K * 2},
+            "the camera's calibration changed from fx 50, fy 50, centre (4, 3) to fx 100, fy 100, centre (8, 6)",
+        ),
     ],
 )
 def test_a_break_starts_a_new_world(engine, restarts, change, reason):
@@ -78,10 +81,23 @@ def test_a_break_starts_a_new_world(engine, restarts, change, reason):
     push(engine, **usual)
     push(engine, **usual)
     result = push(engine, **{**usual, **change})
-    assert restarts == [reason]
+    assert len(restarts) == 1 and restarts[0].endswith(reason)
     assert result.frame.index == 0 and result.window == (0,)
     push(engine, **{**usual, **change})
     assert len(restarts) == 1, "the new stream is no break"
+
+
+def test_late_images_are_refused_and_disturb_nothing(engine, restarts):
+    push(engine, 10 * SECOND)
+    with pytest.raises(LateImage, match="0.066 s older than the one before"):
+        push(engine, 10 * SECOND - 66_000_000)
+    result = push(engine, 10 * SECOND + 1)
+    assert result.frame.index == 1 and restarts == []
+
+
+def test_a_calibration_that_goes_away_is_used_on(engine, restarts):
+    push(engine, 1, K=K)
+    assert np.array_equal(push(engine, 2).frame.K, K) and restarts == []
 
 
 def test_late_calibration_starts_a_new_world(engine, restarts):
@@ -134,17 +150,20 @@ class TestCameraModel:
 
     @pytest.mark.parametrize(
         ("size", "frame", "text"),
-        [((16, 12), "cam", "is for images of 8 x 6, the images are 16 x 12"), ((8, 6), "x", "has frame_id 'cam'")],
+        [
+            ((16, 12), "cam", "is for images of 8 x 6, the images are 16 x 12"),
+            ((8, 6), "x", "has frame_id 'cam', the images have 'x': ignoring it"),
+        ],
     )
     def test_of_another_image(self, warnings, size, frame, text):
-        model = CameraModel(False, warnings.append)
+        model = CameraModel(False, warnings.append, strict=True)
         model.update(self.info())
         for _ in range(3):
             assert model.matching(size, frame) == (None, None)
         assert len(warnings) == 1 and text in warnings[0]
 
     @pytest.mark.parametrize(
-        ("changes", "text"), [({"d": [0.2, 0, 0, 0, 0]}, "lens distortion"), ({"k": np.zeros(9)}, "no calibration")]
+        ("changes", "text"), [({"d": [0.2, 0, 0]}, "lens distortion"), ({"k": np.zeros(9)}, "no calibration")]
     )
     def test_doubtful_calibration_warns_once_and_is_passed_on(self, warnings, changes, text):
         model, info = CameraModel(False, warnings.append), self.info(**changes)

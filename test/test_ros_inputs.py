@@ -11,25 +11,33 @@ pytest.importorskip("easi3r_ros.msg", reason="no ROS 2 here: `make test` sets it
 
 import rclpy  # noqa: E402
 from helpers_ros import session_environment  # noqa: E402
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
-from sensor_msgs.msg import Image  # noqa: E402
+from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy  # noqa: E402
 
-from easi3r_ros.ros import inputs
-from easi3r_ros.ros.inputs import CameraInput, LostMessages, camera_topics, image_qos
+from easi3r_ros.ros.inputs import (
+    CameraInput,
+    CameraTopics,
+    LossReport,
+    UnsupportedEventTypeError,
+    camera_topics,
+    image_qos,
+)
 from easi3r_ros.ros.monitor import Monitor
-from easi3r_ros.ros.spinning import Gate
+from easi3r_ros.ros.spinning import Gate, executor_for
 from easi3r_ros.ros.worker import Counts
 
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 
 
 class Graph:
-    """Stands in for a node: remapping rules, and topics with their publishers."""
+    """Stands in for a node: remapping rules, and topics with their publishers.
 
-    def __init__(self, remap=None, publishers=None, namespace="/"):
+    events: whether the middleware tells of lost messages; refused: a topic that cannot be subscribed to.
+    """
+
+    def __init__(self, remap=None, publishers=None, namespace="/", events=True, refused=""):
         self.remap, self.publishers, self.namespace = remap or {}, publishers or {}, namespace
-        self.subscriptions = {}
+        self.events, self.refused = events, refused
+        self.subscriptions, self.destroyed = {}, []
 
     def resolve_topic_name(self, name, only_expand=False):
         full = name if name.startswith("/") else f"{self.namespace.rstrip('/')}/{name}"
@@ -39,10 +47,16 @@ class Graph:
         return "/easi3r"
 
     def create_subscription(self, type_, topic, callback, qos, **options):
+        options |= {"qos": qos, "callback": callback}
+        if topic == self.refused:
+            raise RuntimeError("no such policy")
+        if not self.events and "event_callbacks" in options and options["event_callbacks"].message_lost:
+            raise UnsupportedEventTypeError("no such event")
         self.subscriptions[topic] = SimpleNamespace(**options)
         return self.subscriptions[topic]
 
     def destroy_subscription(self, subscription):
+        self.destroyed.append(subscription)
         self.subscriptions = {topic: s for topic, s in self.subscriptions.items() if s is not subscription}
 
     def get_topic_names_and_types(self):
@@ -60,27 +74,6 @@ def publisher(type_=RAW, reliability=ReliabilityPolicy.RELIABLE, gid=0):
     return SimpleNamespace(
         node_name="driver", node_namespace="/robot", topic_type=type_, qos_profile=qos, endpoint_gid=[gid] * 16
     )
-
-
-class Lost:
-    """Stands in for what the middleware says: `answers` to the next questions."""
-
-    answers = []
-
-    def __init__(self, subscription):
-        self.closed = False
-
-    def count(self):
-        return Lost.answers.pop(0) if Lost.answers else 0
-
-    def close(self):
-        self.closed = True
-
-
-@pytest.fixture(autouse=True)
-def middleware(monkeypatch):
-    monkeypatch.setattr(inputs, "LostMessages", Lost)
-    Lost.answers = []
 
 
 def camera(graph, transport="raw", bag_mode=False):
@@ -123,10 +116,7 @@ class TestWhySilent:
         return camera(Graph(publishers=publishers), **options)[0].why_silent()
 
     def test_nothing_anywhere(self):
-        assert self.say({}) == (
-            "nobody publishes '/image'. There are no images of this type on any topic: start the camera, "
-            "or set image_transport"
-        )
+        assert self.say({}) == "nobody publishes '/image'. There are no images on any topic: start the camera"
 
     def test_images_elsewhere(self):
         found = {"/a/image": [publisher()], "/b/image": [publisher()], "/easi3r/depth": [publisher()], "/gone": []}
@@ -136,6 +126,15 @@ class TestWhySilent:
     def test_compressed_images_elsewhere(self):
         text = self.say({"/a/image/compressed": [publisher(COMPRESSED)]}, transport="compressed")
         assert text.endswith("--ros-args -r image:=/a/image")
+
+    @pytest.mark.parametrize(("wanted", "other"), [("raw", "compressed"), ("compressed", "raw")])
+    def test_images_come_the_other_way(self, wanted, other):
+        topic = "/image/compressed" if other == "compressed" else "/image"
+        graph = Graph(publishers={topic: [publisher(COMPRESSED if other == "compressed" else RAW)]})
+        text = camera(graph, wanted)[0].why_silent()
+        assert text.endswith(f"There are {other} images on: {topic}. Set image_transport to {other}")
+        graph = Graph(publishers={f"/cam{topic}": graph.publishers[topic]})
+        assert camera(graph, wanted)[0].why_silent().endswith("and remap -r image:=/cam/image")
 
     def test_wrong_type(self):
         text = self.say({"/image": [publisher(COMPRESSED)]})
@@ -159,21 +158,30 @@ class TestWhySilent:
 
 
 class TestCheck:
-    def test_losses_are_counted_and_in_bag_mode_said(self):
-        for bag_mode, said in ((False, 0), (True, 1)):
-            made, lost, warnings = camera(Graph(), bag_mode=bag_mode)
+    def test_losses_are_counted_and_said(self):
+        for bag_mode, advice in ((False, "fastdds.xml"), (True, "overwrote them")):
+            graph = Graph()
+            made, lost, warnings = camera(graph, bag_mode=bag_mode)
             made.check()
             assert lost == [] == warnings
-            Lost.answers = [3]
-            made.check()
-            assert lost == [3] and len(warnings) == said
-            assert all("overwrote images" in text for text in warnings)
+            events = graph.subscriptions["/image"].event_callbacks
+            events.message_lost(SimpleNamespace(total_count=5, total_count_change=3))
+            assert lost == [3] and len(warnings) == 1
+            assert "3 images on '/image' were lost" in warnings[0] and advice in warnings[0]
+
+    def test_losses_are_said_now_and_then(self):
+        now, said = [0.0], []
+        report = LossReport("/image", "why", said.append, lambda: now[0])
+        for second in range(25):
+            now[0] = float(second)
+            report.lost(2)
+            report.lost(0)
+        assert [text.split()[0] for text in said] == ["2", "20", "20"]
 
     def test_a_middleware_that_does_not_say(self):
-        made, lost, warnings = camera(Graph(), bag_mode=True)
-        Lost.answers = [None]
-        made.check()
-        assert lost == [None] and warnings == []
+        graph = Graph(events=False)
+        _, lost, warnings = camera(graph, bag_mode=True)
+        assert lost == [None] and warnings == [] and "/image" in graph.subscriptions
         monitor = Monitor()
         assert _value(monitor, "lost by the middleware") == "0"
         monitor.image_lost(2)
@@ -206,35 +214,77 @@ class TestCheck:
         made.check()
         assert warnings == []
 
+    @pytest.mark.parametrize("given", [{}, {"qos_overrides./image.subscription.reliability": None}])
+    def test_reliability_follows_the_publishers_unless_it_is_given(self, given):
+        graph = Graph()
+        graph._parameter_overrides = given
+        made, _, warnings = camera(graph)
+        reliable = ReliabilityPolicy.RELIABLE if not given else ReliabilityPolicy.BEST_EFFORT
+        asked = lambda: graph.subscriptions["/image"].qos.reliability  # noqa: E731
+        assert asked() == ReliabilityPolicy.BEST_EFFORT, "nobody is there"
+        graph.publishers["/image"] = [publisher()]
+        made.check()
+        assert asked() == reliable
+        first = graph.subscriptions["/image"]
+        made.check()
+        assert graph.subscriptions["/image"] is first, "no new subscription without need"
+        graph.publishers["/image"].append(publisher(reliability=ReliabilityPolicy.BEST_EFFORT))
+        made.check()
+        assert asked() == ReliabilityPolicy.BEST_EFFORT, "else the second would not be heard"
+        policies = graph.subscriptions["/image"].qos_overriding_options.policy_kinds
+        assert (QoSPolicyKind.RELIABILITY in policies) == bool(given)
+        assert warnings == []
+        made.close()
+        assert graph.subscriptions == {}
+
+    def test_no_image_is_lost_or_taken_twice_while_it_changes(self):
+        graph, taken = Graph(), []
+        made, _, _ = camera(graph)
+        made._take = taken.append
+        image = lambda n: SimpleNamespace(header=SimpleNamespace(stamp=SimpleNamespace(sec=0, nanosec=n)), data=b"abc")  # noqa: E731
+        former = graph.subscriptions["/image"]
+        former.callback(image(1))
+        graph.publishers["/image"] = [publisher()]
+        made.check()
+        present = graph.subscriptions["/image"]
+        assert former is not present and former not in graph.destroyed
+        for subscription, number in ((former, 2), (present, 2), (present, 3), (former, 3)):
+            subscription.callback(image(number))
+        made.check()
+        assert former in graph.destroyed
+        present.callback(image(3)), present.callback(image(4))
+        assert [message.header.stamp.nanosec for message in taken] == [1, 2, 3, 3, 4]
+
+    def test_reliable_from_the_beginning_where_the_publisher_is_known(self):
+        graph = Graph(publishers={"/image": [publisher()]})
+        camera(graph)
+        assert graph.subscriptions["/image"].qos.reliability == ReliabilityPolicy.RELIABLE
+
 
 def _value(monitor, key):
     status = monitor.input_diagnostic("easi3r", "/image", Counts(), False, False)
     return next(value.value for value in status.values if value.key == key)
 
 
-def test_images_have_no_event_callbacks_and_wait_behind_a_gate():
-    """In an executor of several threads an event wakes it for every message, thousands of times a second."""
+def test_the_only_event_of_images_waits_behind_their_gate():
+    """An event that is waited for without them wakes the executor for each of them, thousands of times a second."""
     graph = Graph()
     camera(graph)
     options = graph.subscriptions["/image"]
     assert isinstance(options.callback_group, Gate)
     events = options.event_callbacks
-    assert not events.use_default_callbacks and not any(
-        (events.incompatible_qos, events.message_lost, events.deadline, events.liveliness)
-    )
+    assert events.message_lost and not events.use_default_callbacks
+    assert not any((events.incompatible_qos, events.deadline, events.liveliness))
 
 
-def test_close_and_a_failed_start_leave_nothing(monkeypatch):
+def test_close_and_a_failed_start_leave_nothing():
     graph = Graph()
     made, _, _ = camera(graph)
     assert set(graph.subscriptions) == {"/image", "/camera_info"}
     made.close()
     assert graph.subscriptions == {}
 
-    def refuse(subscription):
-        raise RuntimeError("no such policy")
-
-    monkeypatch.setattr(inputs, "LostMessages", refuse)
+    graph = Graph(refused="/image")
     with pytest.raises(RuntimeError, match="no such policy"):
         camera(graph)
     assert graph.subscriptions == {}
@@ -258,33 +308,41 @@ sys.stdin.read()
 """
 
 
-def test_the_middlewares_count_of_what_was_lost():
-    """Real losses: another process overwrites images before they can be sent."""
+def test_real_losses_are_counted_and_do_not_keep_the_executor_awake():
+    """Another process overwrites images before they can be sent."""
     context = rclpy.Context()
     environment = session_environment()
     rclpy.init(context=context)
     node = rclpy.create_node("flooded", context=context)
-    got, lost = [], 0
-    events = inputs.SubscriptionEventCallbacks(use_default_callbacks=False)
-    images = node.create_subscription(Image, "/flood", got.append, image_qos(True), event_callbacks=events)
-    losses = LostMessages(images)
-    assert losses.count() == 0
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
+    got, lost = [], []
+    camera_input = CameraInput(
+        node,
+        CameraTopics("/flood", "/flood/camera_info"),
+        "raw",
+        True,
+        on_image=got.append,
+        is_ready=lambda: True,
+        on_info=got.append,
+        on_lost=lost.append,
+        warn=lambda _: None,
+    )
+    executor = executor_for(node)
     command = [sys.executable, "-c", FLOOD]
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as flood:
         assert flood.stdout.readline() == b"done\n"
-        last = time.monotonic()
+        last, turns, woken = time.monotonic(), 0, 0
         while time.monotonic() - last < 3:
-            before = len(got), lost
+            before = len(got), len(lost)
             executor.spin_once(timeout_sec=0.1)
-            lost += losses.count()
-            last = last if before == (len(got), lost) else time.monotonic()
+            turns += 1
+            if before != (len(got), len(lost)):
+                last, woken = time.monotonic(), woken + 1
         flood.stdin.close()
-    assert lost > 0 and lost == 100 - len(got)
-    losses.close()
+    assert lost and sum(lost) == 100 - len(got)
+    assert turns < woken + 100, "each turn without a message or an event waits for 0.1 s"
+    camera_input.close()
+    executor.shutdown()
     node.destroy_node()
-    assert losses.count() == 0, "closed"
     context.shutdown()
 
 

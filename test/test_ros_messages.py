@@ -3,7 +3,6 @@
 import array
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from easi3r_ros.messages.results import DEBUG_TOPICS, TOPICS, ResultMessages
 from easi3r_ros.messages.ros_libraries import point_cloud
 from easi3r_ros.messages.status import BackboneInfo, Counts, Timing, status_message, total_latency_ms
 from easi3r_ros.ros.monitor import Monitor
+from easi3r_ros.ros.params import NodeConfig
 
 SECOND = 1_000_000_000
 K = np.array([[50.0, 0, 4], [0, 50, 3], [0, 0, 1]])
@@ -426,11 +426,85 @@ class TestMonitor:
         monitor = Monitor(lambda: now[0])
         now[0] = 3.0
         status = monitor.input_diagnostic("easi3r", "/image", Counts(), silent=True, paused=False)
-        assert status.level == DiagnosticStatus.WARN and "no images for 3 s" in status.message
+        assert status.level == DiagnosticStatus.STALE and "no images for 3 s" in status.message
         monitor.image_came()
         assert monitor.silence == 0
         assert monitor.input_diagnostic("easi3r", "/image", Counts(), False, False).level == DiagnosticStatus.OK
         assert monitor.input_diagnostic("easi3r", "/image", Counts(), False, True).message == "paused"
+
+    @pytest.mark.parametrize(
+        ("counts", "lost", "silent", "level", "text"),
+        [
+            (Counts(received=30, processed=20, dropped=10), 0, False, DiagnosticStatus.OK, "receiving images"),
+            (
+                Counts(received=30, failed=30),
+                0,
+                False,
+                DiagnosticStatus.ERROR,
+                "every image is refused: no such encoding",
+            ),
+            (Counts(received=30, processed=29, failed=1), 0, False, DiagnosticStatus.WARN, "1 of 30 images refused"),
+            (Counts(), 25, True, DiagnosticStatus.ERROR, "no images for 11 s, 25 were lost on the way: deaf"),
+            (Counts(), 0, True, DiagnosticStatus.STALE, "no images for 11 s: deaf"),
+            (Counts(received=10, processed=10), 40, False, DiagnosticStatus.ERROR, "80% of the images are lost"),
+            (Counts(received=40, processed=40), 10, False, DiagnosticStatus.WARN, "20% of the images are lost"),
+        ],
+    )
+    def test_the_input_is_green_only_if_images_come_and_are_used(self, counts, lost, silent, level, text):
+        now = [0.0]
+        monitor = Monitor(lambda: now[0])
+        monitor.failed("no such encoding")
+        now[0] = 11.0
+        monitor.image_lost(lost)
+        status = monitor.input_diagnostic("front/easi3r", "/image", counts, silent, False, "deaf")
+        assert status.level == level and text in status.message and status.name == "front/easi3r: input"
+
+    def test_only_what_happened_lately_counts(self):
+        now = [0.0]
+        monitor = Monitor(lambda: now[0])
+        levels = []
+        for second in range(1, 15):
+            now[0] = float(second)
+            monitor.image_came()
+            good, bad = max(0, second - 3) * 10, min(second, 3) * 10
+            counts = Counts(received=good + bad, processed=good, failed=bad)
+            levels.append(monitor.input_diagnostic("easi3r", "/image", counts, False, False).level)
+        assert levels[:3] == [DiagnosticStatus.ERROR] * 3 and levels[4] == DiagnosticStatus.WARN
+        assert levels[-1] == DiagnosticStatus.OK
+        assert monitor.input_diagnostic("easi3r", "/image", Counts(), False, False).level == DiagnosticStatus.OK, (
+            "reset"
+        )
+
+    def test_thresholds_are_the_user_s(self):
+        now = [0.0]
+        monitor = Monitor(lambda: now[0])
+
+        def told(**limits):
+            return monitor.tracking_diagnostic("easi3r", BackboneInfo("classical", ""), "", NodeConfig(**limits))
+
+        for index in range(21):
+            assert index > 9 or told(diagnostics_min_rate=1000.0).level == DiagnosticStatus.OK, "too early to say"
+            now[0] = index / 10
+            monitor.finished(result(index, state=TrackingState.TRACKING), latency_ms=250.0)
+        assert told().level == told(diagnostics_min_rate=9.0, diagnostics_max_latency=0.3).level == DiagnosticStatus.OK
+        slow, late = told(diagnostics_min_rate=12.0), told(diagnostics_max_latency=0.2)
+        assert slow.level == late.level == DiagnosticStatus.WARN
+        assert "10.0 results per second, less than diagnostics_min_rate 12" in slow.message
+        assert "latency 250 ms, more than diagnostics_max_latency 0.2 s" in late.message
+        monitor.image_lost(2)
+        counts = Counts(received=30, processed=30)
+        assert monitor.input_diagnostic("easi3r", "/image", counts, False, False).level == DiagnosticStatus.OK
+        strict = monitor.input_diagnostic("easi3r", "/image", counts, False, False, "", 0.05)
+        assert strict.level == DiagnosticStatus.WARN and "6% of the images are lost" in strict.message
+
+    def test_the_last_state_says_nothing_while_no_results_come(self):
+        monitor = Monitor()
+        monitor.finished(result(state=TrackingState.TRACKING), 1.0)
+        status = monitor.tracking_diagnostic("easi3r", BackboneInfo("classical", ""), "no images for 11 s")
+        assert (
+            status.level == DiagnosticStatus.STALE
+            and "no images for 11 s; the last result was tracking" in status.message
+        )
 
     @pytest.mark.parametrize(
         ("state", "level"),
@@ -445,21 +519,3 @@ class TestMonitor:
         monitor.finished(result(state=state), 1.0)
         status = monitor.tracking_diagnostic("easi3r", BackboneInfo("classical", ""))
         assert status.level == level and status.message.startswith(state.value)
-
-
-def test_second_parent():
-    tf = pytest.importorskip("easi3r_ros.ros.tf", reason="no ROS 2 here")
-
-    def heard(parent, child):
-        return SimpleNamespace(header=SimpleNamespace(frame_id=parent), child_frame_id=child)
-
-    watch = tf.ParentWatch()
-    watch.hear([heard("base", "link")], static=True)
-    assert watch.other_parent("link", "map") == "base"
-    watch.hear([heard("odom", "cam")], static=False)
-    assert watch.other_parent("cam", "map") is None, "moving frames are kept only where asked for"
-    watch.watch("cam")
-    watch.hear([heard("map", "cam")], static=False)
-    assert watch.other_parent("cam", "map") is None, "one's own broadcast is no conflict"
-    watch.hear([heard("odom", "cam")], static=False)
-    assert watch.other_parent("cam", "map") == "odom"

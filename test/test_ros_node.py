@@ -159,9 +159,12 @@ class TestOutputs:
         assert publisher.qos_profile.reliability == ReliabilityPolicy.RELIABLE
         assert publisher.qos_profile.durability == DurabilityPolicy.VOLATILE
 
-    def test_input_is_best_effort(self, client, last):
-        (subscription,) = client.node.get_subscriptions_info_by_topic("/image")
-        assert subscription.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+    def test_input_is_as_reliable_as_its_publisher(self, client, last):
+        def asked():
+            found = client.node.get_subscriptions_info_by_topic("/image")
+            return [subscription.qos_profile.reliability for subscription in found]
+
+        wait_until(lambda: asked() == [ReliabilityPolicy.RELIABLE], "a reliable subscription")
 
     @pytest.mark.parametrize(("name", "encoding", "size"), [("mask", "mono8", 1), ("probability", "32FC1", 4)])
     def test_images(self, last, name, encoding, size):
@@ -358,7 +361,8 @@ class TestParameters:
         assert "probability" in threshold.description and threshold.additional_constraints == "Applied at once."
         assert (threshold.floating_point_range[0].from_value, threshold.floating_point_range[0].to_value) == (0.0, 1.0)
         assert client.describe_parameter("window.size").integer_range[0].from_value == 2
-        assert client.describe_parameter("tf_mode").additional_constraints.startswith("One of: map_to_camera, none.")
+        constraints = client.describe_parameter("tf_mode").additional_constraints
+        assert constraints.startswith("One of: map_to_odom, map_to_base, map_to_camera, none.")
         assert client.describe_parameter("autostart").read_only
 
     @pytest.mark.parametrize(
@@ -367,7 +371,7 @@ class TestParameters:
             ("motion.threshold", 2.0, "range"),
             ("motion.threshold", "high", "type"),
             ("clouds.stride", 0, "range"),
-            ("tf_mode", "map_to_moon", "must be one of: map_to_camera, none"),
+            ("tf_mode", "map_to_moon", "must be one of: map_to_odom, map_to_base, map_to_camera, none"),
             ("window.size", 5, "read when the node is configured"),
             ("autostart", False, "read-only"),
             ("window.offsets", [1, -1], "positive whole numbers"),
@@ -391,7 +395,7 @@ class TestParameters:
     @pytest.mark.parametrize(
         ("node", "text"),
         [
-            ("typo", "'tf_mode' is 'sideways', must be one of: map_to_camera, none"),
+            ("typo", "'tf_mode' is 'sideways', must be one of: map_to_odom, map_to_base, map_to_camera, none"),
             ("range", "motion.threshold out of range Min: 0.0, Max: 1.0, value: 1.5"),
         ],
     )
@@ -500,7 +504,8 @@ class TestBagMode:
         assert received["/bag/status"][-1].frames_dropped == 0
         positions = [message.pose.pose.position for message in received["/bag/pose"]]
         assert all(math.isfinite(p.x) and math.isfinite(p.y) and math.isfinite(p.z) for p in positions)
-        assert positions[-1].x > 0, "the camera moved to the right"
+        assert positions[-1].y < -0.1, "the camera moved to the right: y is left (REP-103)"
+        assert abs(positions[-1].z) < 0.1 * abs(positions[-1].y), "z is up"
 
     def test_a_best_effort_player_is_told_what_to_do(self, client, nodes):
         unreliable = client.node.create_publisher(Image, "/bag/image", best_effort())

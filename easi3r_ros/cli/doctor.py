@@ -10,22 +10,14 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from easi3r_ros import libraries
+from easi3r_ros.cli.findings import FAIL, OK, WARN, Finding
 
-OK, WARN, FAIL = "ok", "warn", "fail"
 PYTHONS = ((3, 10), (3, 14))
 LOW_DISK_GB = 5.0
-
-
-@dataclass(frozen=True)
-class Finding:
-    subject: str
-    status: str  # OK, WARN: something is missing that not everybody needs, FAIL: nothing works until it is repaired
-    detail: str
-    advice: str = ""  # what to do
+LOW_MEMORY_GB = 1.0
 
 
 def examine() -> Iterator[Finding]:
@@ -245,6 +237,35 @@ def disk() -> Finding:
     return Finding("disk", OK, detail)
 
 
+def memory() -> Finding | list[Finding]:
+    """What programs can still have, as Linux estimates it."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) / 1e6 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return []
+    if free < LOW_MEMORY_GB:
+        return Finding(
+            "memory", WARN, f"{free:.1f} GB free", "the classical backbone takes 0.5 GB, a network 4 to 6 GB"
+        )
+    return Finding("memory", OK, f"{free:.1f} GB free")
+
+
+def graph(image: str, seconds: float) -> list[Finding]:
+    """What other nodes offer; nothing where there is no ROS."""
+    if not seconds > 0 or importlib.util.find_spec("rclpy") is None:
+        return []
+    try:
+        from easi3r_ros.cli.graph import judge
+        from easi3r_ros.ros.survey import survey
+
+        return judge(survey(seconds, image), image)
+    except Exception as error:  # `ros` and the libraries' findings say why, if they know
+        if isinstance(error, ImportError):
+            return []
+        return [Finding("graph", WARN, f"{type(error).__name__}: {_first_line(error)}", "see `ros` and `discovery`")]
+
+
 CHECKS: tuple[Callable[[], Finding | list[Finding]], ...] = (
     python,
     needed_libraries,
@@ -259,23 +280,20 @@ CHECKS: tuple[Callable[[], Finding | list[Finding]], ...] = (
     discovery,
     checkpoints,
     disk,
+    memory,
 )
 
 
-COLOURS = {OK: 32, WARN: 33, FAIL: 31}  # of terminals: green, yellow, red
+def doctor(image: str = "", seconds: float = 2.0) -> None:
+    """Check Python, libraries, GPU, memory, ROS, and what the ROS graph has for a camera; each finding with its mend.
 
-
-def doctor() -> None:
-    """Check Python, libraries, CUDA, ROS, video, checkpoints and disk; exit status 1 if something must be repaired."""
+    --image: look at this image topic alone. --seconds: how long to listen for images and transforms; 0: not at all.
+    Exit status 1: something must be repaired.
+    """
     # Works without typer, so that it can say that typer is missing.
     failed = False
-    for finding in examine():
-        status = f"{finding.status:<4}"
-        if sys.stdout.isatty():
-            status = f"\033[{COLOURS[finding.status]}m{status}\033[0m"
-        print(f"{status}  {finding.subject:<24}{finding.detail}")
-        if finding.advice:
-            print(f"{'':30}{finding.advice}")
+    for finding in (*examine(), *graph(image, seconds)):
+        finding.show()
         failed = failed or finding.status == FAIL
     if failed:
         sys.exit(1)

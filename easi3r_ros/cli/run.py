@@ -42,6 +42,10 @@ def run(
     video: Annotated[bool, typer.Option(help="Overlay as MP4.")] = True,
     bag: Annotated[bool, typer.Option(help="A rosbag2 with the node's topics.")] = True,
     clouds_every: Annotated[int, typer.Option(min=1, max=MANY, help="Of how many frames one becomes a PLY cloud.")] = 5,
+    viewer: Annotated[
+        str | None,
+        typer.Option(help="rerun: OUT/recording.rrd for the rerun viewer; rerun-live: the viewer itself, too."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Remove first what earlier runs wrote there, nothing else.")] = False,
     globally: Annotated[
         bool,
@@ -54,7 +58,7 @@ def run(
 ) -> None:
     """Process every frame of a recording, in order, and write masks, poses, clouds, an overlay video and a bag.
 
-    Exit status 1: done, but parts of INPUT are damaged and were left out.
+    Exit status 1: done, but parts of INPUT are damaged, late or of another size and were left out.
     """
     from functools import partial
 
@@ -72,28 +76,33 @@ def run(
         write_summary,
     )
     from easi3r_ros.io.recording import run as run_pipeline
+    from easi3r_ros.mapping.placing import offline_placing
     from easi3r_ros.messages.status import BackboneInfo
 
     chosen = {"masks": masks, "trajectory": trajectory, "clouds": clouds, "video": video, "bag": bag}
     outputs = [name for name, wanted in chosen.items() if wanted]
-    check_outputs(outputs)
+    check_outputs(outputs, viewer)
     settings = _config(config, checkpoint, device, assignments or [])
     check_input(source, out)
     with open_source(source, topic=topic, rate=rate, camera_info=camera_info) as frames:
         journal = PairJournal() if globally else None
         pipeline = Pipeline(settings, journal=journal)
         suit_threads(pipeline.backbone)
+        placing = offline_placing(settings, getattr(pipeline.backbone, "metric", False))
         backbone = BackboneInfo(pipeline.backbone.name, settings.backbone.checkpoint)
         prepare_folder(out, overwrite)
         _say_backbone(backbone.name, settings)
-        writers = partial(open_writers, out, outputs, frames, settings, backbone, clouds_every)
+        writers = partial(open_writers, out, outputs, frames, settings, backbone, clouds_every, viewer)
         progress = partial(frame_progress, min((n for n in (frames.length, max_frames) if n is not None), default=None))
         if journal is not None:
-            summary, alignment = run_globally(frames, pipeline, journal, writers, out, progress, max_frames)
+            summary, alignment = run_globally(
+                frames, pipeline, journal, writers, out, progress, max_frames, settings.window.late, placing
+            )
             _print_alignment(alignment)
         else:
+            late = settings.window.late
             with progress() as on_result:
-                summary = run_pipeline(frames, pipeline, writers(), max_frames, on_result)
+                summary = run_pipeline(frames, pipeline, writers(), max_frames, on_result, late, placing)
         losses = frames.losses
     write_summary(summary, out)
     _print_summary(summary, out)

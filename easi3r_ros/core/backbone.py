@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 
@@ -9,6 +10,8 @@ import torch
 
 from easi3r_ros.core.config import BackboneConfig, ConfigError
 from easi3r_ros.core.types import Features, InputSpec, NetworkInput, PairAnswer, PairGeometry, Partners
+
+DEVICES = r"auto|cpu|meta|(cuda|mps|xpu)(:\d+)?"
 
 
 class Backbone(ABC):
@@ -64,6 +67,10 @@ class Backbone(ABC):
         """The answers of `attend`, complete, in their order; those that were complete are the same objects."""
         return list(answers)
 
+    def partners_after(self, frames: Sequence[Features]) -> Partners:
+        """The pair graph that suits the newest of the window's frames, oldest first, if the user names none."""
+        return self.default_partners
+
     def warm_up(self, size: tuple[int, int], pairs: int) -> None:  # noqa: B027 nothing to do is fine
         """Do once what the first frames would have to wait for. size: (h, w) of the network image; pairs: per frame."""
 
@@ -74,6 +81,8 @@ class Backbone(ABC):
 
 def build_backbone(config: BackboneConfig) -> Backbone:
     """Raises ConfigError for a combination that cannot work, CheckpointError for a checkpoint that cannot be loaded."""
+    if not re.fullmatch(DEVICES, config.device):
+        raise ConfigError(f"backbone.device is '{config.device}', must be auto, cpu, cuda, or cuda:0, cuda:1 ...")
     name = config.name if config.name != "auto" else ("dust3r" if config.checkpoint else "classical")
     if name != "dust3r" and config.checkpoint:
         raise ConfigError(f"backbone.name is '{name}', which takes no checkpoint: leave backbone.checkpoint empty")

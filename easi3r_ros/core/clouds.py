@@ -33,14 +33,14 @@ def standing_depth(
     for label in range(1, count):
         if stats[label, cv2.CC_STAT_AREA] < SMALLEST * mask.size:
             continue
-        found = _ground_below(labels == label, ground)
+        found = ground_below(labels == label, ground)
         if found is not None:
             unknown = (labels == label) & ~(confidence >= min_confidence)
             depth[unknown], confidence[unknown] = found, min_confidence
     return depth, confidence
 
 
-def _ground_below(mover: np.ndarray, ground: np.ndarray) -> float | None:
+def ground_below(mover: np.ndarray, ground: np.ndarray) -> float | None:
     """Median depth of the known ground right under the lowest part of a mover; None if there is none."""
     height = mover.shape[0]
     rows = np.flatnonzero(mover.any(axis=1))

@@ -86,6 +86,14 @@ class WindowConfig:
     offsets: tuple[int, ...] = setting(
         (), "A new frame is paired, both ways, with the frames this many steps back; empty: the backbone's own choice."
     )
+    late: float = setting(
+        1.0,
+        "Seconds by which an image may be older than the one before it to be left out as late; where it is older than "
+        "that, time has started again, and so does the world.",
+        low=0.0,
+        high=3600.0,
+        live=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,24 @@ class MotionConfig:
         high=0.95,
         live=True,
     )
+    refine: str = setting(
+        "border",
+        "Borders of the mask. border: where the colours of what moves and of what stands part (not for the attention "
+        "cue alone); sam2: besides, SAM 2 follows what moves beside the pipeline, and its mask replaces ours where it "
+        "is ready in time and agrees (needs the package sam2 and motion.sam2_checkpoint); none: as the flow has them.",
+        choices=("none", "border", "sam2"),
+    )
+    sam2_checkpoint: str = setting("", "With refine sam2: the model, a .pt file as Meta distributes it.")
+    sam2_config: str = setting(
+        "", "With refine sam2: its configuration in the package; empty: known from the checkpoint's name."
+    )
+    sam2_wait: float = setting(
+        0.0,
+        "With refine sam2: seconds that a frame waits for its refined mask at most. 0: never, for a live camera; more "
+        "for a recording.",
+        low=0.0,
+        high=600.0,
+    )
     passes: int = setting(
         2,
         "2: every frame is decoded twice, the second time with the moving content masked (eq. 10). 1: once, with the "
@@ -158,6 +184,67 @@ class CloudConfig:
 
 
 @dataclass(frozen=True)
+class ScaleConfig:
+    source: str = setting(
+        "auto",
+        "Where metres come from. odometry: how far the robot drove; depth: a depth image on `depth`; camera_height: "
+        "the ground below the camera; checkpoint: a metric network; fixed: scale.metres_per_unit; none: lengths stay "
+        "as the backbone gives them; auto: checkpoint for metric networks, else odometry with tf_mode map_to_odom, "
+        "else none.",
+        choices=("auto", "none", "checkpoint", "odometry", "depth", "camera_height", "fixed"),
+    )
+    odometry: str = setting(
+        "tf",
+        "With source odometry. tf: odom_frame -> the camera on /tf; topic: nav_msgs/Odometry on `odom`, with TF from "
+        "its child_frame_id to the camera.",
+        choices=("tf", "topic"),
+    )
+    camera_height: float = setting(
+        0.0, "With source camera_height: metres from the ground to the camera.", low=0.0, high=1000.0
+    )
+    metres_per_unit: float = setting(1.0, "With source fixed: metres per unit of the world.", low=1e-6, high=1e6)
+
+
+@dataclass(frozen=True)
+class ObjectConfig:
+    min_area: float = setting(
+        0.002, "Share of the image below which a group of moving pixels is no object.", low=0.0, high=1.0, live=True
+    )
+    depth_gap: float = setting(
+        0.2,
+        "Relative step in depth between neighbouring moving pixels at which one object ends and another begins.",
+        low=0.01,
+        high=10.0,
+        live=True,
+    )
+    min_hits: int = setting(
+        3, "Images that must show an object before it is reported; it has its id from the first.", low=1, high=100
+    )
+    keep: float = setting(
+        1.0, "Seconds for which an object that is out of sight keeps its id.", low=0.0, high=60.0, live=True
+    )
+
+
+@dataclass(frozen=True)
+class MapConfig:
+    enabled: bool = setting(
+        False, "Keep the map of the static world also while nobody subscribes to it, for who comes late and ~/save_map."
+    )
+    voxel_size: float = setting(
+        0.0,
+        "Edge of the map's cells, world units; 0: 0.05 m where these are metres, else 1/80 of the first median depth.",
+        low=0.0,
+        high=100.0,
+    )
+    max_voxels: int = setting(
+        300_000, "Cells that the map holds at most; those seen longest ago make room.", low=1000, high=20_000_000
+    )
+    period: float = setting(
+        1.0, "Seconds between messages on ~/map, by the images' stamps: each repeats it all.", low=0.0, high=3600.0
+    )
+
+
+@dataclass(frozen=True)
 class EngineConfig:
     deadline_ms: float = setting(
         0.0,
@@ -178,7 +265,7 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """Everything `Pipeline` needs."""
+    """Everything that is done with images; `level` and `scale` after the `Pipeline`, when results go out."""
 
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -186,6 +273,16 @@ class PipelineConfig:
     motion: MotionConfig = field(default_factory=MotionConfig)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     clouds: CloudConfig = field(default_factory=CloudConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+    level: str = setting(
+        "camera",
+        "How the world gets its z axis up (REP-103) at start. camera: as if the first image was level; imu: gravity "
+        "from sensor_msgs/Imu on `imu`; tf: base_frame is upright; none: not at all, its axes are the first camera's "
+        "optical ones, z forward and y down.",
+        choices=("none", "camera", "imu", "tf"),
+    )
+    objects: ObjectConfig = field(default_factory=ObjectConfig)
+    map: MapConfig = field(default_factory=MapConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
 
 
@@ -227,7 +324,8 @@ def _converted(name: str, value: Any, default: Any) -> Any:
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not type(default):
-        raise ConfigError(f"'{name}' must be {type(default).__name__}, got {type(value).__name__} {value!r}")
+        wanted, given = type(default).__name__, type(value).__name__
+        raise ConfigError(f"'{name}' must be {wanted}, got {given} {value!r}: the wrong type")
     return value
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 
@@ -19,10 +20,20 @@ from easi3r_ros.core.backbone import Backbone, build_backbone
 from easi3r_ros.core.budget import Effort, Level, Limits, decide, described, ladder
 from easi3r_ros.core.clouds import standing_depth
 from easi3r_ros.core.config import CloudConfig, PipelineConfig, PreprocessConfig
-from easi3r_ros.core.engine import Landing, Parcel, fetch_each, memory_used_mb
+from easi3r_ros.core.engine import Landing, Parcel, fetch_each, memory_used_mb, upload
 from easi3r_ros.core.motion import MotionCue, MotionMeter, build_cue, carried_motion
+from easi3r_ros.core.motion.refiner import MaskRefiner
+from easi3r_ros.core.motion.sam2_tracker import load_sam2
 from easi3r_ros.core.out_of_memory import ADVICE, OutOfMemory, attempt, release_unused
 from easi3r_ros.core.preprocess import camera_intrinsics, plan, prepare, seen_share, to_camera
+from easi3r_ros.core.sight import (
+    DOUBTFUL,
+    UNRECOGNISED,
+    is_same,
+    little_texture,
+    recognised_share,
+    why_blind,
+)
 from easi3r_ros.core.types import (
     AlignedFrame,
     Deferred,
@@ -42,6 +53,7 @@ from easi3r_ros.core.window import FrameWindow
 log = logging.getLogger(__name__)
 
 
+FROZEN_SECONDS = 2.0  # so long a camera may give the same image without a word
 USUAL_SIZES = ((1920, 1080), (640, 480))  # (W, H) of cameras; after resizing all that counts is the shape
 
 
@@ -62,6 +74,7 @@ class Pipeline:
         self.config = config
         self.backbone = backbone or build_backbone(config.backbone)
         self._cue = self._build_cue(config)
+        self._refiner = self._build_refiner(config)
         self._meter = MotionMeter()
         self._possible = Partners(config.window.offsets) if config.window.offsets else self.backbone.default_partners
         self._effort = Effort()
@@ -72,6 +85,7 @@ class Pipeline:
         self._motion: Mapping[int, MotionEstimate] = {}  # in the frames of the window, as the last frame left it
         self._world = 0
         self._size: tuple[int, ...] | None = None
+        self._last: Answer | None = None
         self._warm: set[tuple[int, int]] = set()  # (h, w) of network images
         self.stopwatch = StopWatch
 
@@ -126,7 +140,10 @@ class Pipeline:
 
     @property
     def _partners(self) -> Partners:
-        return self._possible.first(self._level.partners)
+        frames, partners = tuple(self._window.features.values()), self._possible
+        if frames and partners is self.backbone.default_partners:  # neither a user nor a lack of memory decides
+            partners = self.backbone.partners_after(frames)
+        return partners.first(self._level.partners)
 
     @property
     def _fewest(self) -> int:
@@ -171,11 +188,14 @@ class Pipeline:
         """Forget all frames and start a new world."""
         self._window.clear()
         self._cue.reset()
+        if self._refiner is not None:
+            self._refiner.reset()
         self._meter.reset()
         self._aligner.reset()
         self._motion = {}
         self._world = 0
         self._size = None
+        self._last = None
 
     def reconfigure(self, config: PipelineConfig) -> None:
         """Apply changed live settings from the next frame on; the world goes on. Others need a new Pipeline."""
@@ -187,13 +207,40 @@ class Pipeline:
     def push(self, frame: Frame) -> FrameResult:
         """Everything known about `frame` now.
 
-        Raises FrameSizeChanged, ValueError for an unusable image, and OutOfMemory.
+        An image that repeats the last one gets its answer, and one that shows nothing is left out: neither becomes a
+        frame of the window. Raises FrameSizeChanged, ValueError for an unusable image, and OutOfMemory.
         """
         self._check_size(frame)
         watch = self.stopwatch()
         begin = time.perf_counter()
         with watch("preprocess"):
             image = prepare(frame, self.backbone.input_spec, PreprocessConfig(long_side=self._long_side))
+            # Enlarging makes noise coarse.
+            blind = why_blind(min(frame.image, image.image, key=lambda pixels: pixels.size))
+        if self._last is not None and is_same(image.image, self._last.image):
+            return self._last.again(frame, watch)
+        if blind:
+            result = self._unseen(image, blind, watch)
+        else:
+            if self._refiner is not None:
+                self._refiner.see(frame)
+            result = self._seen(image, watch)
+            self._keep_budgets((time.perf_counter() - begin) * 1e3)
+            if self._refiner is not None:
+                with watch("refine"):
+                    result = self._refined(result)
+        self._last = Answer(image.image, result)
+        return result
+
+    def _unseen(self, image: NetworkInput, reason: str, watch: StopWatch) -> FrameResult:
+        """The answer for an image that shows nothing."""
+        if self._last is None:
+            self._encode(image)  # raises for images of a size that the backbone cannot take
+        aligned = self._aligner.leave_out(image.frame.index, reason, image.K, image.image.shape[:2])
+        return self._result(image, None, None, aligned, watch)
+
+    def _seen(self, image: NetworkInput, watch: StopWatch) -> FrameResult:
+        frame = image.frame
         self._warm_up(image.image.shape[:2])
         with watch("encode"):
             self._window.add(self._encode(image))
@@ -213,19 +260,25 @@ class Pipeline:
                 masks = Masks(motion, self._new_edges())
         with watch("pointmaps"):
             geometry = self._pointmaps(answers)
+        recognised = recognised_share(frame.index, geometry)
+        if recognised < UNRECOGNISED:
+            reason = f"only {recognised:.0%} of the image is found again in those before: another scene, or a fast turn"
+            shape = image.image.shape[:2]
+            aligned = self._aligner.leave_out(frame.index, reason, image.K, shape, shows_another_scene=True)
+            self._window.mark_lost(frame.index)
+            return self._result(image, None, None, aligned, watch)
         with watch("alignment"):
             parcel = Parcel("samples")
             share = self._moving_share(image, masks, parcel)
             aligned = self._aligner.update(frame.index, geometry, masks, image.K, image.image.shape[:2], parcel)
+        aligned = doubted(aligned, image.image, recognised)
         self._take_note(aligned)
         self._motion = motion
         if self._journal is not None:
             with watch("journal"):
                 self._journal.add(geometry, masks, aligned, focal_known=image.K is not None)
         with watch("output"):
-            result = self._result(image, motion.get(frame.index), share, aligned, watch)
-        self._keep_budgets((time.perf_counter() - begin) * 1e3)
-        return result
+            return self._result(image, motion.get(frame.index), share, aligned, watch)
 
     def _moving_share(self, image: NetworkInput, masks: Mapping[int, torch.Tensor], parcel: Parcel) -> Landing | None:
         """() share of the network image that the new frame's mask takes, on its way to the host; None: no mask."""
@@ -335,10 +388,25 @@ class Pipeline:
             moving = {index: estimate.cells for index, estimate in before.items()}
             answers = self._meter.complete(features, answers, moving)
             self._window.record(answers)
-        return answers, self._cue.estimate(features, self._window.evidence, again)
+        found = self._cue.estimate(features, self._window.evidence, again)
+        return answers, with_excluded(found, features)
 
     def _build_cue(self, config: PipelineConfig) -> MotionCue:
         return build_cue(config.motion, self.backbone.has_attention)
+
+    def _build_refiner(self, config: PipelineConfig) -> MaskRefiner | None:
+        """Raises ConfigError and MissingLibrary, see `load_sam2`."""
+        if config.motion.refine != "sam2":
+            return None
+        from easi3r_ros.core.dust3r.inference import device_named
+
+        return MaskRefiner(load_sam2(config.motion, device_named(config.backbone.device)), config.motion.sam2_wait)
+
+    def _refined(self, result: FrameResult) -> FrameResult:
+        mask = self._refiner.settle(result.frame, result.mask)
+        if mask is result.mask:
+            return result
+        return result.changed(mask=mask, dynamic_fraction=float(mask.mean()))
 
     def _decode_fewer_at_once(self) -> bool:
         """Whether that is possible. It costs time alone."""
@@ -400,6 +468,33 @@ class Pipeline:
         )
 
 
+class Answer(NamedTuple):
+    """What was said about the last image."""
+
+    image: np.ndarray  # (h, w, 3) uint8 RGB, the network image
+    result: FrameResult
+
+    def again(self, frame: Frame, watch: StopWatch) -> FrameResult:
+        """The same, for an image that repeats it; with a word once nobody can tell whether the camera still works."""
+        result = self.result
+        seconds = (frame.stamp_ns - result.frame.stamp_ns) * 1e-9
+        same = {"state": result.state, "reason": result.reason}
+        if seconds > FROZEN_SECONDS and result.state is TrackingState.TRACKING:
+            reason = f"the same image for {seconds:.0f} s: the camera hangs, or nothing at all happens in a simulation"
+            same = {"state": TrackingState.DEGRADED, "reason": reason}
+        return result.changed(frame=frame, latency_ms=watch.milliseconds, **same)
+
+
+def doubted(aligned: AlignedFrame, image: np.ndarray, recognised: float) -> AlignedFrame:
+    """A frame with a place, DEGRADED where its image is a weak reason for it."""
+    if aligned.state is not TrackingState.TRACKING:
+        return aligned
+    reason = little_texture(image)
+    if not reason and recognised < DOUBTFUL:
+        reason = f"only {recognised:.0%} of the image is found again in those before"
+    return replace(aligned, state=TrackingState.DEGRADED, reason=reason) if reason else aligned
+
+
 class Masks(Mapping[int, torch.Tensor]):
     """By frame index, (h, w) bool of the frames that pairs are made of; of those alone, and when they are asked for."""
 
@@ -438,17 +533,20 @@ class CameraMaps:
     ):
         """motion: None: nothing is known. watch: every call counts as "output"."""
         self._transform, self._shape = image.transform, image.image.shape[:2]
+        self._excluded = image.frame.excluded  # at the camera's size, so that it comes out as it came in
         self._motion, self._aligned, self._config, self._watch = motion, aligned, config, watch
 
     def mask(self) -> np.ndarray:
         """(H, W) bool."""
         with self._watch("output"):
-            return to_camera(self._on_host.mask, self._transform, fill=0.0, smooth=True) > 0.5
+            mask = to_camera(self._on_host.mask, self._transform, fill=0.0, smooth=True) > 0.5
+            return mask if self._excluded is None else mask | self._excluded
 
     def probability(self) -> np.ndarray:
         """(H, W) float32; 0 in what the crop removed."""
         with self._watch("output"):
-            return to_camera(self._on_host.probability, self._transform, fill=0.0, smooth=True)
+            probability = to_camera(self._on_host.probability, self._transform, fill=0.0, smooth=True)
+            return probability if self._excluded is None else np.where(self._excluded, np.float32(1), probability)
 
     def depth(self) -> np.ndarray:
         """(H, W) float32; NaN in what the crop removed."""
@@ -514,6 +612,36 @@ def with_pointmaps(answers: Sequence[PairAnswer], made: Sequence[PairGeometry]) 
     """The answers, in their order, where those of which the pointmaps were made take the place of the others."""
     complete = {pair.edge: pair for pair in made}
     return [complete.get(answer.edge, answer) for answer in answers]
+
+
+def with_excluded(found: dict[int, MotionEstimate], window: Mapping[int, Features]) -> dict[int, MotionEstimate]:
+    """The motion in each frame, and with it what somebody else said of it (`Frame.excluded`), as certain."""
+    told = {index: f.input.excluded for index, f in window.items() if f.input.excluded is not None}
+    if not told:
+        return found
+    out = dict(found)
+    for index, excluded in told.items():
+        estimate = found.get(index)
+        mask = torch.from_numpy(excluded)
+        if estimate is None:
+            out[index] = MotionEstimate(index, mask.float(), mask)
+        else:
+            mask = upload(mask, estimate.mask.device)
+            out[index] = replace(
+                estimate,
+                mask=estimate.mask | mask,
+                probability=estimate.probability.masked_fill(mask, 1.0),
+                cells=_with_cells(estimate.cells, excluded),
+            )
+    return out
+
+
+def _with_cells(cells: np.ndarray | None, excluded: np.ndarray) -> np.ndarray | None:
+    """(g, k) bool cells that move, or in which something is excluded; excluded: (h, w) bool."""
+    if cells is None:
+        return None
+    share = cv2.resize(excluded.astype(np.float32), cells.shape[::-1], interpolation=cv2.INTER_AREA)
+    return cells | (share > 0)
 
 
 def _wxh(shape: tuple[int, ...]) -> str:

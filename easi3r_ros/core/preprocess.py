@@ -22,7 +22,8 @@ def prepare(frame: Frame, spec: InputSpec, config: PreprocessConfig) -> NetworkI
     (x0, y0), (w, h) = transform.crop, transform.size
     image = np.array(resized)[y0 : y0 + h, x0 : x0 + w]  # a writable copy: torch shares its memory
     K = None if frame.K is None else network_intrinsics(frame.K, transform)
-    return NetworkInput(frame, np.ascontiguousarray(image), K, transform)
+    excluded = None if frame.excluded is None else _to_network(frame.excluded, transform)
+    return NetworkInput(frame, np.ascontiguousarray(image), K, transform, excluded)
 
 
 def plan(camera_size: tuple[int, int], spec: InputSpec, long_side: int) -> ImageTransform:
@@ -52,6 +53,16 @@ def _half_crop(rw: int, rh: int, spec: InputSpec) -> tuple[int, int]:
 def _scale(transform: ImageTransform) -> tuple[float, float]:
     (W, H), (rw, rh) = transform.camera_size, transform.resized_size
     return rw / W, rh / H
+
+
+def _to_network(mask: np.ndarray, transform: ImageTransform) -> np.ndarray:
+    """(H, W) bool of the camera image -> (h, w) of the network image, True wherever a part of the pixel was."""
+    size, (x0, y0), (w, h) = transform.resized_size, transform.crop, transform.size
+    shrinks = size[0] < mask.shape[1]
+    resized = cv2.resize(
+        mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST
+    )
+    return resized[y0 : y0 + h, x0 : x0 + w] > 0
 
 
 def seen_share(transform: ImageTransform) -> float:

@@ -9,8 +9,9 @@ image that the backbone sees, gh x gw its token grid. A *mask* is True on moving
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,26 @@ Edge = tuple[int, int]  # (a, b): frame indices of the reference view and the so
 
 
 @dataclass(frozen=True)
+class Received:
+    """The image that came in, where the pipeline is given a rectified one of the same size."""
+
+    image: np.ndarray  # (H, W, 3) uint8 RGB
+    K: np.ndarray  # (3, 3) float64, pixels; distortion is not in it
+    # (values (H, W) of the rectified image, fill, smooth) -> of the one that came in; smooth: bilinear, else nearest
+    restore: Callable[[np.ndarray, float, bool], np.ndarray]
+
+
+@dataclass(frozen=True)
 class Frame:
-    """One camera image as it came in."""
+    """One camera image as it came in, or, of a lens whose distortion is known, as a pinhole camera would see it."""
 
     index: int  # running number since the last reset, from 0
     stamp_ns: int  # integer nanoseconds, exactly the header's stamp
     frame_id: str  # optical frame of the camera
     image: np.ndarray  # (H, W, 3) uint8 RGB
     K: np.ndarray | None = None  # (3, 3) float64 pinhole intrinsics in pixels of `image`; None: not known
+    excluded: np.ndarray | None = None  # (H, W) bool, True where somebody else knows of movers; None: nobody does
+    received: Received | None = None  # None: as it came in
 
 
 @dataclass(frozen=True)
@@ -72,6 +85,7 @@ class NetworkInput:
     image: np.ndarray  # (h, w, 3) uint8 RGB
     K: np.ndarray | None  # (3, 3) float64 intrinsics in pixels of this image; None: not known
     transform: ImageTransform
+    excluded: np.ndarray | None = None  # (h, w) bool, as Frame
 
 
 @dataclass(frozen=True)
@@ -229,6 +243,23 @@ class AlignedFrame:
     world: int = 0
 
 
+class ScaleState(Enum):
+    ARBITRARY = "arbitrary"  # one unit is an unknown length, and nobody was asked how long it is
+    UNLOCKED = "unlocked"  # somebody was asked, and the answer is not sure yet: what has a length is withheld
+    LOCKED = "locked"  # one unit is one metre
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the unit of the alignment is worth."""
+
+    source: str = "none"  # as `ScaleConfig.source`
+    state: ScaleState = ScaleState.ARBITRARY
+    metres: float = 1.0  # per unit of the alignment; while UNLOCKED the estimate so far, NaN if there is none
+    sigma: float = float("nan")  # relative standard deviation of `metres`; NaN: not known
+    reason: str = ""  # why it is not LOCKED, for a person
+
+
 @dataclass(frozen=True)
 class FrameResult:
     """Everything known about one frame, at the camera's size. Maps that nobody reads are not computed."""
@@ -250,13 +281,48 @@ class FrameResult:
     latency_ms: dict[str, float]  # wall time per stage; "output" grows with the maps that are read
     evidence: dict[str, np.ndarray] = OnDemand()  # per cue, at the backbone's size, for debugging
     world: int = 0  # as AlignedFrame
-    effort: str = (
-        ""  # what was left out to stay within `engine.deadline_ms` and `engine.memory_mb`, and why, for a person
-    )
+    scale: Scale = Scale()  # lengths here are multiplied by it if it is LOCKED
+    effort: str = ""  # what is left out to stay within `EngineConfig`'s budgets, and why, for a person
+
+    @property
+    def withheld(self) -> bool:
+        """Metres were asked for and are not known yet: depth, points and poses must not be passed on."""
+        return self.scale.state is ScaleState.UNLOCKED
+
+    @cached_property
+    def as_received(self) -> FrameResult:
+        """The same laid on the image that came in, pixel by pixel; itself where that was not rectified.
+
+        For images and masks. Its K is no pinhole of its pixels: points come from the result itself.
+        """
+        seen = self.frame.received
+        if seen is None:
+            return self
+
+        def back(name: str, fill: float, smooth: bool) -> Deferred:
+            return Deferred(lambda: seen.restore(getattr(self, name), fill, smooth))
+
+        return self.changed(
+            frame=replace(self.frame, image=seen.image, K=seen.K, received=None),
+            K=seen.K,
+            mask=Deferred(lambda: seen.restore(self.mask.astype(np.float32), 0.0, True) > 0.5),
+            probability=back("probability", 0.0, True),
+            depth=back("depth", np.nan, False),
+            confidence=back("confidence", 1.0, False),
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Computed: what is deferred does not outlive this process."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
+
+    def changed(self, **values: Any) -> FrameResult:
+        """As dataclasses.replace, but what nobody has read yet stays uncomputed; the two compute it once together."""
+        kept = {item.name: self._handed_on(item.name) for item in fields(self) if item.name not in values}
+        return FrameResult(**kept, **values)
+
+    def _handed_on(self, name: str) -> Any:
+        value = self.__dict__[name]
+        return Deferred(lambda: getattr(self, name)) if isinstance(value, Deferred) else value
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 from easi3r_ros.core.types import Frame
-from easi3r_ros.io.sources import BAG_SUFFIXES, Damage, FrameSource, SourceError
+from easi3r_ros.io.salvage import StorageFile, storage_suffix
+from easi3r_ros.io.sources import CameraProperties, Damage, FrameSource, SourceError
 from easi3r_ros.libraries import needed
+from easi3r_ros.messages.bit_depth import ImageReader
 from easi3r_ros.messages.calibration import CameraModel
-from easi3r_ros.messages.images import ConversionError, rgb_from_compressed
-from easi3r_ros.messages.ros_libraries import camera_image
+from easi3r_ros.messages.images import ConversionError
+from easi3r_ros.messages.plausible import tf_name
 
 with needed("rosbags"):
     from rosbags.highlevel import AnyReader
@@ -26,14 +28,11 @@ def open_bag(path: Path) -> AnyReader:
     """An opened reader of a rosbag2 folder, .mcap or .db3; the caller closes it. Raises SourceError."""
     if path.suffix == ".bag":
         raise SourceError(f"'{path}' is a ROS 1 bag: convert it with rosbags-convert --src '{path}' --dst NEW_FOLDER")
-    # Old sqlite3 bags carry no message definitions.
-    reader = AnyReader([_readable_part(path)], default_typestore=get_typestore(Stores.ROS2_JAZZY))
-    try:
-        reader.open()
-    except Exception as error:  # struct, sqlite3, yaml and zstd errors pass through rosbags as they are
-        raise _damaged(path, error) from error
+    reader = _opened([path] if (path / "metadata.yaml").exists() else _storage_files(path), path)
     if not reader.message_count:
         reader.close()
+        if breaks_off(reader):
+            raise _damaged(path, ValueError("no message is complete"))
         raise SourceError(f"'{path}' is an empty bag: it holds no messages")
     return reader
 
@@ -59,14 +58,40 @@ def topic_table(topics: Mapping[str, TopicInfo]) -> str:
     return "\n".join(f"  {name:<{width}}  {info.msgtype}  ({info.msgcount} messages)" for name, info in topics.items())
 
 
-def _readable_part(path: Path) -> Path:
-    """The folder, or the storage file in a folder whose metadata.yaml was never written (recorder killed)."""
-    if path.is_file() or (path / "metadata.yaml").exists():
-        return path
-    files = sorted(item for item in path.iterdir() if item.suffix in BAG_SUFFIXES and not item.name.startswith("."))
-    if len(files) == 1:
-        return files[0]
-    raise SourceError(f"'{path}' has {len(files)} storage files and no metadata.yaml: run ros2 bag reindex '{path}'")
+def _opened(parts: Sequence[Any], path: Path) -> AnyReader:
+    """Raises SourceError."""
+    try:
+        # Old sqlite3 bags carry no message definitions.
+        reader = AnyReader(parts, default_typestore=get_typestore(Stores.ROS2_JAZZY))
+        reader.open()
+    except Exception as error:  # struct, sqlite3, yaml and zstd errors pass through rosbags as they are
+        if parts == [path] and path.is_dir():  # metadata.yaml may be what is wrong: the files know all that matters
+            try:
+                return _opened(_storage_files(path), path)
+            except SourceError:
+                pass
+        raise _damaged(path, error) from error
+    for part in parts:
+        if not getattr(part, "complete", True):
+            log.warning("'%s' has no end, its recorder was killed: what was written until then is read", part)
+    return reader
+
+
+def breaks_off(reader: AnyReader) -> bool:
+    """Whether one of the files has no end."""
+    return not all(getattr(part, "complete", True) for part in reader.paths)
+
+
+def _storage_files(path: Path) -> list[StorageFile]:
+    """Those of a folder, or the file itself; known by their content, whatever their names and metadata.yaml say."""
+    files = [path] if path.is_file() else sorted(item for item in path.iterdir() if item.is_file())
+    try:
+        found = [StorageFile(file) for file in files if path.is_file() or storage_suffix(file)]
+    except OSError as error:
+        raise SourceError(f"'{path}' cannot be read: {error.strerror}") from error
+    if not found:
+        raise SourceError(f"'{path}' has no storage files (*.mcap, *.db3): where is the recording itself?")
+    return found
 
 
 def _damaged(path: Path, error: Exception) -> SourceError:
@@ -79,24 +104,25 @@ def _damaged(path: Path, error: Exception) -> SourceError:
 
 log = logging.getLogger(__name__)
 
-DECODERS = {"sensor_msgs/msg/Image": camera_image, "sensor_msgs/msg/CompressedImage": rgb_from_compressed}
+DECODERS = {"sensor_msgs/msg/Image": ImageReader.raw, "sensor_msgs/msg/CompressedImage": ImageReader.compressed}
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 
 
 class BagSource(FrameSource):
     """Stamps and frame_id are those of the image headers; images come in the order of recording."""
 
-    def __init__(self, path: Path, topic: str | None = None):
-        self.path = path
+    def __init__(self, path: Path, topic: str | None = None, camera: CameraProperties | None = None):
+        """camera: counts instead of the camera_info in the bag. Raises SourceError."""
+        self.path, self._given = path, camera
         self._camera_info: Any | None = None
         self._reader = open_bag(path)
         self._closed = False
         self._warned_of_info = False
         try:
             topics = self._reader.topics
-            self.topic = _choose_images(topics, topic, path, topic_table(topics))
+            self.topic = self._choose_images(topics, topic)
             self._images = topics[self.topic]
-            self._info = _camera_info_beside(self.topic, topics)
+            self._info = [] if camera else _camera_info_beside(self.topic, topics)
             self._rate = self._measure_rate()
         except SourceError:
             self.close()
@@ -122,24 +148,70 @@ class BagSource(FrameSource):
     def __iter__(self) -> Iterator[Frame]:
         camera = CameraModel("rect" in self.topic, log.warning)
         self._prime(camera)
-        damage, index = Damage(self), -1
-        for connection, time_ns, raw in read_messages(self._reader, self.path, self._images.connections + self._info):
+        reader, damage, index = ImageReader(), Damage(self), -1
+        for connection, time_ns, raw in self._until_damage(damage):
             if connection.msgtype == CAMERA_INFO:
                 self._update(camera, raw, connection)
                 continue
             index += 1
             try:
                 message = self._deserialize(raw, connection)
-                image = DECODERS[connection.msgtype](message)
+                image = DECODERS[connection.msgtype](reader, message)
             except ConversionError as error:
                 damage.leave_out(f"'{self.path}', {self.topic}, image {index} (recorded at {time_ns} ns)", error)
                 continue
             damage.gave()
             header = message.header
             self._camera_info, K = camera.matching((image.shape[1], image.shape[0]), header.frame_id)
+            K = self._given.checked_K(image) if self._given else K
             stamp = header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
-            yield Frame(index, stamp, header.frame_id, image, K)
+            frame = Frame(index, stamp, tf_name(header.frame_id), image, K)
+            yield frame if camera.lens is None else camera.lens.frame(frame)
+        if breaks_off(self._reader):
+            damage.break_off("it has no end")
         damage.end()
+
+    def _until_damage(self, damage: Damage) -> Iterator[tuple[Connection, int, bytes]]:
+        """Images and camera_info; where the rest cannot be read, it ends, unless nothing could be read at all."""
+        try:
+            yield from read_messages(self._reader, self.path, self._images.connections + self._info)
+        except SourceError as error:
+            if not damage.given:
+                raise
+            damage.break_off(error)
+
+    def _choose_images(self, topics: dict[str, TopicInfo], wanted: str | None) -> str:
+        table, path = topic_table(topics), self.path
+        images = [name for name, info in topics.items() if info.msgtype in DECODERS]
+        if wanted is not None:
+            if wanted not in topics:
+                raise SourceError(f"'{path}' has no topic '{wanted}'; its topics:\n{table}")
+            if wanted not in images:
+                text = f"'{wanted}' in '{path}' is {topics[wanted].msgtype}, not an image; its topics:\n{table}"
+                raise SourceError(text)
+            return wanted
+        if not images:
+            text = f"'{path}' has no image topic (sensor_msgs Image or CompressedImage); its topics:\n{table}"
+            raise SourceError(text)
+        with_messages = [name for name in images if topics[name].msgcount] or images
+        usable = [name for name in with_messages if self._is_camera(topics[name])] or with_messages
+        if len(usable) > 1:
+            raise SourceError(f"'{path}' has {len(usable)} image topics: choose one with --topic NAME:\n{table}")
+        if len(images) > 1:
+            log.warning(
+                "'%s': of %d image topics, '%s' is the one with pictures of a camera", path, len(images), usable[0]
+            )
+        return usable[0]
+
+    def _is_camera(self, info: TopicInfo) -> bool:
+        """Whether the first message shows colours or grey, not depth."""
+        for connection, _, raw in read_messages(self._reader, self.path, info.connections):
+            try:
+                DECODERS[connection.msgtype](ImageReader(), self._deserialize(raw, connection))
+            except ConversionError:
+                return False
+            return True
+        return False
 
     def close(self) -> None:
         if not self._closed:
@@ -174,21 +246,6 @@ class BagSource(FrameSource):
         gaps = [b - a for a, b in pairwise(time for _, time, _ in messages)]
         median = statistics.median(gaps) if gaps else 0
         return 1e9 / median if median > 0 else None
-
-
-def _choose_images(topics: dict[str, TopicInfo], wanted: str | None, path: Path, table: str) -> str:
-    images = [name for name, info in topics.items() if info.msgtype in DECODERS]
-    if wanted is not None:
-        if wanted not in topics:
-            raise SourceError(f"'{path}' has no topic '{wanted}'; its topics:\n{table}")
-        if wanted not in images:
-            raise SourceError(f"'{wanted}' in '{path}' is {topics[wanted].msgtype}, not an image; its topics:\n{table}")
-        return wanted
-    if not images:
-        raise SourceError(f"'{path}' has no image topic (sensor_msgs Image or CompressedImage); its topics:\n{table}")
-    if len(images) > 1:
-        raise SourceError(f"'{path}' has {len(images)} image topics: choose one with --topic NAME:\n{table}")
-    return images[0]
 
 
 def _camera_info_beside(image_topic: str, topics: dict[str, TopicInfo]) -> list[Connection]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from easi3r_ros.core.config import CloudConfig
 from easi3r_ros.core.types import FrameResult
 from easi3r_ros.io.manifest import Record
+from easi3r_ros.io.salvage import keep_readable
 from easi3r_ros.io.writers import ResultWriter, WriteError, unrecorded
 from easi3r_ros.libraries import needed
 from easi3r_ros.messages.conversions import time_message
@@ -26,6 +28,7 @@ MAP_FRAME = "map"
 # Every path repeats its poses, which decides how fast the bag grows; /tf and odometry have the rest.
 PATH_LENGTH = 100
 PATH_PERIOD = 1.0  # seconds
+SAVE_PERIOD = 0.5  # seconds of work that a power cut may cost
 
 
 class BagWriter(ResultWriter):
@@ -42,10 +45,10 @@ class BagWriter(ResultWriter):
         """camera_info(): the CameraInfo received with the frame that is being written. Raises WriteError."""
         self._backbone, self._camera_info = backbone, camera_info
         self._folder, self._record_file = folder, record
-        self._messages = ResultMessages(MAP_FRAME, PATH_LENGTH, clouds)
         self._messages = ResultMessages(MAP_FRAME, PATH_LENGTH, clouds, PATH_PERIOD)
         self._stamps: dict[int, int] = {}
         self._count = 0
+        self._saved = 0.0
         classes = {f"{NODE}/{name}": kind for name, kind in TOPICS.items()} | {"/tf": TFMessage}
         try:
             self._writer = Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP)
@@ -70,6 +73,17 @@ class BagWriter(ResultWriter):
         if transform is not None:
             self._record("/tf", frame.stamp_ns, TFMessage(transforms=[transform]))
         self._record(f"{NODE}/status", frame.stamp_ns, self._status(result, header))
+        self._save()
+
+    def _save(self) -> None:
+        """Bring to the disk what was written, so that it can be read whatever happens to this process."""
+        storage = getattr(self._writer, "storage", None)  # rosbags has no public way
+        if storage is None or time.monotonic() < self._saved + SAVE_PERIOD or not hasattr(storage, "close_chunk"):
+            return
+        if storage.chunk.bio.tell():
+            storage.close_chunk()
+        keep_readable(storage.bio)
+        self._saved = time.monotonic()
 
     def close(self) -> None:
         self._writer.close()

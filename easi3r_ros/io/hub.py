@@ -7,89 +7,33 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from easi3r_ros.core.dust3r import stored
+from easi3r_ros.core.dust3r.stored import (
+    CHECKPOINTS,
+    LICENCE,
+    SMALL,
+    KnownCheckpoint,
+    RemoteFile,
+    WeightsError,
+    folder,
+    home,
+    is_stored,
+)
 from easi3r_ros.io.download import DownloadError, announced_sha256, download, sha256_of
 
 if TYPE_CHECKING:
     from easi3r_ros.core.dust3r.network import NetworkConfig
 
-LICENCE = "CC BY-NC-SA 4.0, non-commercial use only"
+__all__ = ["CHECKPOINTS", "LICENCE", "SMALL", "KnownCheckpoint", "RemoteFile", "WeightsError", "folder", "home"]
+__all__ += ["FIRST_USE", "SUMS", "Obtained", "find", "get", "is_stored", "known_sums", "network_named", "resolve"]
+
 FIRST_USE = "no checksum known: that of the first download is printed and recorded (trust on first use)"
 SUMS = "SHA256SUMS"  # in the format of sha256sum, so `sha256sum -c SHA256SUMS` checks it too
-
-
-class WeightsError(RuntimeError):
-    """A checkpoint is not known, not there, or damaged; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    name: str
-    sha256: str | None = None  # published sum; None: none is documented, so the first download's is recorded
-
-
-@dataclass(frozen=True)
-class KnownCheckpoint:
-    """A checkpoint as its authors publish it, in a folder of the Hugging Face Hub."""
-
-    name: str
-    title: str
-    repository: str  # owner/name on the hub
-    gigabytes: float  # size of the download, rounded
-    network: Mapping[str, Any] = field(default_factory=dict)  # how it differs from the default NetworkConfig
-    licence: str = LICENCE
-    files: tuple[RemoteFile, ...] = (RemoteFile("config.json"), RemoteFile("model.safetensors"))
-
-    @property
-    def page(self) -> str:
-        return f"https://huggingface.co/{self.repository}"
-
-    def url(self, file: RemoteFile) -> str:
-        return f"{self.page}/resolve/main/{file.name}"
-
-
-LINEAR = {"head": "linear"}
-CHECKPOINTS = (
-    KnownCheckpoint(
-        "dust3r-512-dpt",
-        "DUSt3R, 512 px, DPT head",
-        "naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt",
-        gigabytes=2.28,
-    ),
-    KnownCheckpoint(
-        "dust3r-512-linear",
-        "DUSt3R, 512 px, linear head",
-        "naver/DUSt3R_ViTLarge_BaseDecoder_512_linear",
-        gigabytes=2.13,
-        network=LINEAR,
-    ),
-    KnownCheckpoint(
-        "dust3r-224-linear",
-        "DUSt3R, 224 px, linear head",
-        "naver/DUSt3R_ViTLarge_BaseDecoder_224_linear",
-        gigabytes=2.13,
-        network={**LINEAR, "image_size": (224, 224)},
-    ),
-    KnownCheckpoint(
-        "monst3r",
-        "MonST3R, 512 px, DPT head, trained with moving things",
-        "Junyi42/MonST3R_PO-TA-S-W_ViTLarge_BaseDecoder_512_dpt",
-        gigabytes=2.28,
-    ),
-    KnownCheckpoint(
-        "mast3r-metric",
-        "MASt3R, 512 px, DPT head, metres",
-        "naver/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric",
-        gigabytes=2.75,
-        licence=f"{LICENCE}; further restricted by the Map-free data set (see CHECKPOINTS_NOTICE of its authors)",
-    ),
-)
-# For tests and first steps: through every stage in a second.
-SMALL = {"encoder_width": 96, "encoder_depth": 4, "encoder_heads": 6, "decoder_width": 96}
 
 
 @dataclass(frozen=True)
@@ -101,12 +45,6 @@ class Obtained:
     checked_against: str  # which sum it was checked against; "": there was none
 
 
-def home() -> Path:
-    """Where this project keeps what it downloads: $EASI3R_HOME, else ~/.cache/easi3r."""
-    chosen = os.environ.get("EASI3R_HOME")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "easi3r"
-
-
 def find(name: str) -> KnownCheckpoint:
     """Raises WeightsError for an unknown name."""
     for checkpoint in CHECKPOINTS:
@@ -115,26 +53,9 @@ def find(name: str) -> KnownCheckpoint:
     raise WeightsError(f"no checkpoint is called '{name}'; known: {', '.join(c.name for c in CHECKPOINTS)}")
 
 
-def folder(checkpoint: KnownCheckpoint) -> Path:
-    """Where it is, or would be, stored; under its authors' name, which also says whether it predicts metres."""
-    return home() / "weights" / checkpoint.repository.rpartition("/")[2]
-
-
-def is_stored(checkpoint: KnownCheckpoint) -> bool:
-    return all((folder(checkpoint) / file.name).is_file() for file in checkpoint.files)
-
-
 def resolve(text: str) -> str:
-    """What `backbone.checkpoint` may be set to, as a path: a path, or the name of a stored checkpoint.
-
-    Raises WeightsError for a name that is known but not stored. A path is not looked at here.
-    """
-    known = [checkpoint for checkpoint in CHECKPOINTS if checkpoint.name == text]
-    if not known or Path(text).exists():
-        return text
-    if not is_stored(known[0]):
-        raise WeightsError(f"checkpoint '{text}' is not on this machine: fetch it with 'easi3r weights get {text}'")
-    return str(folder(known[0]))
+    """As `stored.resolve`, of the checkpoints that can be had."""
+    return stored.resolve(text, CHECKPOINTS)
 
 
 Progress = Callable[[str, int, "int | None"], None]  # (file name, bytes so far, bytes in all if known)

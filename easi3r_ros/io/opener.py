@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from easi3r_ros.io.calibration_file import load_calibration
+from easi3r_ros.io.folder_names import HEIF_SUFFIXES, OTHER_PICTURES, reads_heif
+from easi3r_ros.io.salvage import storage_suffix
 from easi3r_ros.io.sources import (
     BAG_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -14,7 +17,6 @@ from easi3r_ros.io.sources import (
     FrameSource,
     SourceError,
     image_files,
-    load_calibration,
 )
 
 OPENERS = "easi3r_ros.sources"  # group of entry points that make sources of names such as synthetic:walkers
@@ -44,11 +46,11 @@ def open_source(
             raise SourceError(f"'{path}' brings its own camera: leave out the topic and the calibration file")
         return opener(str(path).partition(":")[2], rate, frame_id)
     if is_bag(path):
-        if rate is not None or camera_info is not None:
-            raise SourceError("a bag has its own stamps and camera_info: leave out the rate and the calibration file")
+        if rate is not None:
+            raise SourceError("a bag has its own stamps: leave out the rate")
         from easi3r_ros.io.bag_source import BagSource
 
-        return BagSource(path, topic)
+        return BagSource(path, topic, None if camera_info is None else load_calibration(Path(camera_info), frame_id))
     if topic is not None:
         raise SourceError(f"'{path}' is no bag and has no topics: leave out the topic '{topic}'")
     camera = CameraProperties(frame_id) if camera_info is None else load_calibration(Path(camera_info), frame_id)
@@ -96,7 +98,7 @@ def is_bag(path: Path) -> bool:
         raise SourceError(f"'{path}' only describes a bag: name its folder, '{path.parent}'")
     if not path.is_file():
         raise SourceError(f"'{path}' is no file: a camera or a stream is for the node, with its driver")
-    return path.suffix in BAG_SUFFIXES | {".bag"}
+    return path.suffix in BAG_SUFFIXES | {".bag"} or storage_suffix(path) is not None
 
 
 def _is_bag_folder(path: Path) -> bool:
@@ -109,7 +111,7 @@ def _is_bag_folder(path: Path) -> bool:
     visible = [item for item in items if not item.name.startswith(".")]
     recordings = [item.name for item in visible if item.suffix in BAG_SUFFIXES]
     videos = [item.name for item in visible if item.suffix.lower() in VIDEO_SUFFIXES]
-    images = image_files(visible)
+    images = image_files(visible) or [item for item in visible if item.suffix.lower() in HEIF_SUFFIXES and reads_heif()]
     if (recordings or images) and videos or recordings and images:
         found = [f"{len(images)} image{'s'[: len(images) != 1]}"] if images else []
         found += [_listed(names) for names in (recordings, videos) if names]
@@ -123,6 +125,11 @@ def _is_bag_folder(path: Path) -> bool:
 
 def _hint(items: Iterable[Path], videos: list[str]) -> str:
     """What in a folder without frames may have been meant."""
+    items = list(items)
+    if unread := [item.name for item in items if item.suffix.lower() in HEIF_SUFFIXES | OTHER_PICTURES]:
+        heif = any(Path(name).suffix.lower() in HEIF_SUFFIXES for name in unread)
+        advice = "pip install pillow-heif, or convert them" if heif else "convert them to PNG"
+        return f": {_listed(unread)} cannot be read here; {advice}"
     if videos:
         return f": name the video itself, such as {_listed(videos)}"
     folders = [item.name for item in items if item.is_dir() and _may_hold_frames(item)]

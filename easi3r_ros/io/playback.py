@@ -117,8 +117,10 @@ class FrameMessages:
         return {"image": type_name(Image)} | ({"camera_info": type_name(CameraInfo)} if self._calibrated else {})
 
     def __iter__(self) -> Iterator[TimedMessage]:
+        first = None
         for frame in self._source:
-            stamp = self._start_ns + frame.stamp_ns
+            first = frame.stamp_ns if first is None else first  # names may say times of long ago
+            stamp = self._start_ns + frame.stamp_ns - first
             header = Header(stamp=time_message(stamp), frame_id=frame.frame_id)
             if frame.K is not None:
                 size = (frame.image.shape[1], frame.image.shape[0])

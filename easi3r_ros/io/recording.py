@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib
 import json
+import logging
 import pickle
 import signal
 import tempfile
@@ -21,15 +22,19 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from easi3r_ros.core.alignment.whole import GlobalAlignment, PairJournal, align_globally
-from easi3r_ros.core.config import PipelineConfig
+from easi3r_ros.core.config import PipelineConfig, WindowConfig
+from easi3r_ros.core.continuity import Continuity, LateImage
 from easi3r_ros.core.types import Frame, FrameResult
 from easi3r_ros.io.manifest import ForeignFile, Manifest, has_manifest, remove_results
 from easi3r_ros.io.opener import opener_of
 from easi3r_ros.io.sources import FrameSource, SourceError
 from easi3r_ros.io.writers import CloudWriter, MaskWriter, OverlayWriter, ResultWriter, TrajectoryWriter, WriteError
+from easi3r_ros.mapping.placing import Placing
 
 if TYPE_CHECKING:
     from easi3r_ros.messages.status import BackboneInfo
+
+log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -58,9 +63,11 @@ NAMES = {
     "clouds": "clouds",
     "video": "overlay.mp4",
     "bag": "bag",
+    "viewer": "recording.rrd",
     "summary": "summary.json",
 }
 MIN_SIDE = 16  # pixels; smaller images show nothing that could be tracked
+MANY_MISFITS = 5  # pictures of another size in a row
 DEFAULT_RATE = 30.0  # of the overlay, where the source does not know
 
 
@@ -68,6 +75,8 @@ class Pipe(Protocol):
     """What of a Pipeline is used here."""
 
     def push(self, frame: Frame) -> FrameResult: ...
+
+    def reset(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,8 @@ class Summary:
     latency_p95_ms: float
     left_out: int = 0  # damaged pictures, of which nothing was written
     breaks_off: bool = False  # the end of the recording is missing
+    late: int = 0  # pictures older than those before them, left out
+    restarts: int = 0  # new worlds, because time went back or the camera changed
 
     @property
     def frames_per_second(self) -> float:
@@ -117,10 +128,15 @@ def prepare_folder(out: Path, overwrite: bool) -> None:
         raise WriteError(f"'{out}' is not empty: choose another folder{advice}")
 
 
-def check_outputs(outputs: Sequence[str]) -> None:
-    """Raises MissingLibrary if a chosen output cannot be written here: better now than at the end of a long run."""
+def check_outputs(outputs: Sequence[str], viewer: str | None = None) -> None:
+    """Raises MissingLibrary if a chosen output cannot be written here: better now than at the end of a long run.
+
+    viewer: one of `viewer.VIEWERS`. Raises WriteError for any other.
+    """
     if "bag" in outputs:
         importlib.import_module("easi3r_ros.io.bag_writer")
+    if viewer is not None:
+        importlib.import_module("easi3r_ros.io.viewer").check_viewer(viewer)
 
 
 def open_writers(
@@ -130,9 +146,10 @@ def open_writers(
     config: PipelineConfig,
     backbone: BackboneInfo,
     clouds_every: int,
+    viewer: str | None = None,
 ) -> list[ResultWriter]:
-    """Writers for the chosen OUTPUTS, in `out`. Raises MissingLibrary, WriteError and OSError."""
-    check_outputs(outputs)
+    """Writers for the chosen OUTPUTS and `viewer`, in `out`. Raises MissingLibrary, WriteError and OSError."""
+    check_outputs(outputs, viewer)
     record = Manifest(out).record
 
     def bag_writer(path: Path) -> ResultWriter:
@@ -140,14 +157,21 @@ def open_writers(
 
         return BagWriter(path, config.clouds, backbone, lambda: source.camera_info, record)
 
+    def viewer_writer(path: Path) -> ResultWriter:
+        from easi3r_ros.io.viewer import RerunWriter
+
+        return RerunWriter(path, config.clouds, config.level, clouds_every, viewer == "rerun-live", record)
+
     make: dict[str, Callable[[Path], ResultWriter]] = {
         "masks": lambda path: MaskWriter(path, record),
         "trajectory": lambda path: TrajectoryWriter(path, record),
         "clouds": lambda path: CloudWriter(path, config.clouds, clouds_every, record),
         "video": lambda path: OverlayWriter(path, source.rate or DEFAULT_RATE, record),
         "bag": bag_writer,
+        "viewer": viewer_writer,
     }
-    return [make[name](out / NAMES[name]) for name in outputs]
+    chosen = outputs if viewer is None else (*outputs, "viewer")
+    return [make[name](out / NAMES[name]) for name in chosen]
 
 
 def run(
@@ -156,19 +180,27 @@ def run(
     writers: Sequence[ResultWriter],
     max_frames: int | None = None,
     on_result: Callable[[FrameResult], None] | None = None,
+    late: float = WindowConfig.late,
+    placing: Placing | None = None,
 ) -> Summary:
     """Push every frame (or the first `max_frames`), write every result, close the writers whatever happens.
 
+    late: seconds, as `WindowConfig.late`: what the node leaves out, or takes for a new beginning, counts here, too.
+    placing: brings results into `map`, as the node does; None: they stay in the alignment's world.
     Raises SourceError (for images that are too small, too), WriteError, and what the pipeline raises; what was written
     until then stays readable.
     """
     statistics, stack = _Statistics(), ExitStack()
+    continuity = Continuity(late)
     for writer in writers:
         stack.enter_context(writer)
     try:
         for frame in islice(source, max_frames):
-            statistics.check(frame, source)
-            result = _pushed(pipeline, frame, source, statistics.empty)
+            if (
+                not statistics.fits(frame, source)
+                or (result := statistics.judged(continuity, frame, pipeline, source, placing)) is None
+            ):
+                continue
             with uninterrupted():
                 for writer in writers:
                     writer.write(result)
@@ -203,14 +235,19 @@ class _Statistics:
         self._dynamic = 0.0
         self._states: Counter[str] = Counter()
         self._path = 0.0
+        self._restarts = self._misfits = 0
+        self._worlds = 0  # before the last restart
         self._last: FrameResult | None = None
 
     @property
     def empty(self) -> bool:
         return self._last is None
 
-    def check(self, frame: Frame, source: FrameSource) -> None:
-        """Raises SourceError if images are tiny, or change their size: outputs have one size, and so has a world."""
+    def fits(self, frame: Frame, source: FrameSource) -> bool:
+        """Whether a frame has the size of those before: outputs have one size, and so has a world.
+
+        Raises SourceError if images are tiny, or if many in a row have another size.
+        """
         if min(frame.image.shape[:2]) < MIN_SIDE:
             height, width, _ = frame.image.shape
             raise SourceError(
@@ -219,16 +256,45 @@ class _Statistics:
         before = self._last.frame.image.shape if self._last else frame.image.shape
         if frame.image.shape != before:
             (height, width, _), (old_height, old_width, _) = frame.image.shape, before
-            raise SourceError(
-                f"'{source.path}': frame {frame.index} is {width}x{height}, those before are {old_width}x{old_height}: "
-                "split the recording there"
-            )
+            text = f"frame {frame.index} is {width}x{height}, those before are {old_width}x{old_height}"
+            self._misfits += 1
+            if self._misfits == MANY_MISFITS:
+                raise SourceError(f"'{source.path}': {text}, and so are others: split the recording there")
+            log.warning("'%s': %s: left out", source.path, text)
+            source.losses = replace(source.losses, left_out=source.losses.left_out + 1)
+            return False
+        self._misfits = 0
+        return True
+
+    def judged(
+        self, continuity: Continuity, frame: Frame, pipeline: Pipe, source: FrameSource, placing: Placing | None
+    ) -> FrameResult | None:
+        """The result of a frame, in the world that it belongs to; None: it is left out as late."""
+        frame = continuity.completed(frame)
+        try:
+            reason = continuity.judge(frame)
+        except LateImage as error:
+            if not source.losses.late:
+                log.warning("'%s', frame %d: %s; others are only counted", source.path, frame.index, error)
+            source.losses = replace(source.losses, late=source.losses.late + 1)
+            return None
+        if reason:
+            log.warning("'%s', frame %d: %s: tracking starts again in a new world", source.path, frame.index, reason)
+            pipeline.reset()
+            if placing is not None:
+                placing.restart()
+            self._restarts, self._worlds = self._restarts + 1, self._last.world + 1
+        result = _pushed(pipeline, frame, source, self.empty)
+        continuity.took(frame)
+        if placing is not None:
+            result = placing.place(result)
+        return result.changed(world=result.world + self._worlds) if self._worlds else result
 
     def add(self, result: FrameResult) -> None:
         self._latencies.append(sum(result.latency_ms.values()))
         self._dynamic += result.dynamic_fraction
         self._states[result.state.value] += 1
-        if self._last is not None:
+        if self._last is not None and self._last.world == result.world:
             self._path += float(np.linalg.norm(result.world_from_cam[:3, 3] - self._last.world_from_cam[:3, 3]))
         self._last = result
 
@@ -249,6 +315,8 @@ class _Statistics:
             latency_p95_ms=float(p95),
             left_out=source.losses.left_out,
             breaks_off=source.losses.breaks_off,
+            late=source.losses.late,
+            restarts=self._restarts,
         )
 
 
@@ -263,6 +331,8 @@ def run_globally(
     scratch: Path,
     progress: Progress,
     max_frames: int | None = None,
+    late: float = WindowConfig.late,
+    placing: Placing | None = None,
 ) -> tuple[Summary, GlobalAlignment]:
     """Push every frame (or the first `max_frames`), align them all, read the source again and write the results.
 
@@ -272,10 +342,11 @@ def run_globally(
     """
     with ResultSpool(scratch) as spool:
         with progress() as on_result:
-            run(source, _Recording(pipeline, spool), [], max_frames, on_result)
+            run(source, _Recording(pipeline, spool), [], max_frames, on_result, late)
         alignment = align_globally(journal)
         with progress() as on_result:
-            summary = run(source, _Replay(spool, alignment, source), open_writers(), max_frames, on_result)
+            replay = _Replay(spool, alignment, source)
+            summary = run(source, replay, open_writers(), max_frames, on_result, late, placing)
     return summary, alignment
 
 
@@ -298,7 +369,7 @@ class ResultSpool:
 
     def write(self, result: FrameResult) -> None:
         """Raises OSError where the disk is full."""
-        frame = replace(result.frame, image=np.empty((0, 0, 3), np.uint8))
+        frame = replace(result.frame, image=np.empty((0, 0, 3), np.uint8), received=None)
         pickle.dump(replace(result, frame=frame), self._stream, pickle.HIGHEST_PROTOCOL)
 
     def rewind(self) -> None:
@@ -317,6 +388,9 @@ class _Recording:
     def __init__(self, pipeline: Pipe, spool: ResultSpool):
         self._pipeline, self._spool = pipeline, spool
 
+    def reset(self) -> None:
+        self._pipeline.reset()
+
     def push(self, frame: Frame) -> FrameResult:
         result = self._pipeline.push(frame)
         self._spool.write(result)
@@ -330,6 +404,9 @@ class _Replay:
         self._spool, self._alignment, self._source = spool, alignment, source
         spool.rewind()
 
+    def reset(self) -> None:
+        """What is read was in a world of its own already."""
+
     def push(self, frame: Frame) -> FrameResult:
         try:
             result = self._spool.read()
@@ -337,4 +414,8 @@ class _Replay:
             result = None
         if result is None or result.frame.stamp_ns != frame.stamp_ns:
             raise SourceError(f"'{self._source.path}' changed while it was read: frame {frame.index} is another")
-        return self._alignment.frames[frame.index].applied(replace(result, frame=frame))
+        frames, result = self._alignment.frames, replace(result, frame=frame)
+        if frame.index in frames:
+            return frames[frame.index].applied(result)
+        # An image that repeats another is where that one is; one that shows nothing is nowhere.
+        return frames[max(result.window)].applied(result) if result.state.has_pose else result

@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import yaml
 
 from easi3r_ros.core.types import Frame
 
@@ -34,16 +33,20 @@ class SourceError(ValueError):
 class Losses:
     """What a recording was meant to give and could not."""
 
-    left_out: int = 0  # pictures that are damaged
+    left_out: int = 0  # pictures that are damaged, or of another size
+    late: int = 0  # pictures that are older than those before them, and left out
     breaks_off: bool = False  # its end is missing; nobody knows how much that is
 
     def __bool__(self) -> bool:
-        return bool(self.left_out) or self.breaks_off
+        return bool(self.left_out or self.late) or self.breaks_off
 
     def __str__(self) -> str:
         """For a person; empty if nothing was lost."""
         pictures = f"{self.left_out} damaged picture{'s'[: self.left_out != 1]} left out" if self.left_out else ""
-        return ", ".join(filter(None, [pictures, "the recording breaks off before its end" if self.breaks_off else ""]))
+        late = f"{self.late} picture{'s'[: self.late != 1]} older than the one before left out" if self.late else ""
+        return ", ".join(
+            filter(None, [pictures, late, "the recording breaks off before its end" if self.breaks_off else ""])
+        )
 
 
 class FrameSource(ABC):
@@ -108,16 +111,17 @@ class CameraProperties:
     size: tuple[int, int] | None = None  # (W, H) of the images that K is for
 
     def frame(self, index: int, stamp_ns: int, image: np.ndarray) -> Frame:
-        """Frame `index` of a stream, at `stamp_ns`; image: (H, W, 3) uint8 RGB.
+        """Frame `index` of a stream, at `stamp_ns`; image: (H, W, 3) uint8 RGB. Raises SourceError as `checked_K`."""
+        return Frame(index, stamp_ns, self.frame_id, image, self.checked_K(image))
 
-        Raises SourceError if the image has not the size that was calibrated.
-        """
+    def checked_K(self, image: np.ndarray) -> np.ndarray | None:
+        """K for an image. Raises SourceError if that has not the size that was calibrated."""
         size = (image.shape[1], image.shape[0])
         if self.size not in (None, size):
             raise SourceError(
                 f"the images are {size[0]}x{size[1]}, the calibration is for {self.size[0]}x{self.size[1]} pixels"
             )
-        return Frame(index, stamp_ns, self.frame_id, image, self.K)
+        return self.K
 
 
 class Damage:
@@ -126,10 +130,16 @@ class Damage:
     NAMED = 5  # warnings; a disk full of broken files must not fill the log as well
     PATIENCE = 20  # damaged pictures at the beginning after which the kind of data must be wrong
 
-    def __init__(self, source: FrameSource, patience: int = PATIENCE):
-        self._source, self._patience, self._given, self._last = source, patience, 0, ""
+    def __init__(self, source: FrameSource, left_out: int = 0, patience: int = PATIENCE):
+        """left_out: pictures that are known not to be given, and named already."""
+        self._source, self._patience, self._given, self._last = source, patience + left_out, 0, ""
         self._said = source.losses  # by the iteration before, which met the same damage
-        source.losses = Losses()
+        source.losses = Losses(left_out)
+
+    @property
+    def given(self) -> int:
+        """Pictures so far."""
+        return self._given
 
     def gave(self) -> None:
         """A picture was decoded."""
@@ -175,20 +185,3 @@ def stamp_at(index: int, rate: float) -> int:
     """Time of a frame in integer nanoseconds, rounded down. NTSC rates (30000/1001) count as the ratios they are."""
     period = 1_000_000_000 / Fraction(rate).limit_denominator(1001)
     return int(index * period)
-
-
-def load_calibration(path: Path, frame_id: str = CameraProperties.frame_id) -> CameraProperties:
-    """Read what `camera_calibration` and camera_info_manager write. Raises SourceError."""
-    try:
-        data = yaml.safe_load(path.read_text())
-        K = np.array(data["camera_matrix"]["data"], dtype=np.float64).reshape(3, 3)
-        size = int(data["image_width"]), int(data["image_height"])
-    except OSError as error:
-        raise SourceError(f"cannot read the calibration file '{path}': {error.strerror}") from error
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise SourceError(
-            f"'{path}' is no camera calibration: expected image_width, image_height and camera_matrix with 9 numbers"
-        ) from error
-    if not (np.isfinite(K).all() and K[0, 0] > 0 and K[1, 1] > 0):
-        raise SourceError(f"'{path}': focal lengths must be positive, got {K[0, 0]} and {K[1, 1]}")
-    return CameraProperties(frame_id, K, size)

@@ -158,7 +158,7 @@ class VideoSource(FrameSource):
         return self._rate
 
     def __iter__(self) -> Iterator[Frame]:
-        damage, index = Damage(self, PATIENCE), -1
+        damage, index = Damage(self, patience=PATIENCE), -1
         with closing(self._open()) as container:
             stream = self._stream(container)
             clock, end = _Clock(self, container), _End(container, stream)

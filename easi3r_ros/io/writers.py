@@ -5,6 +5,7 @@ Every writer keeps its files readable after each result, or, where the format do
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +21,8 @@ from easi3r_ros.core.config import CloudConfig
 from easi3r_ros.core.types import FrameResult, PointCloud
 from easi3r_ros.io.manifest import Record
 from easi3r_ros.io.video_source import import_av, words
+
+log = logging.getLogger(__name__)
 
 VERTEX = np.dtype(
     [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1"), ("confidence", "<f4")]
@@ -105,7 +108,7 @@ class MaskWriter(ResultWriter):
 
     def write(self, result: FrameResult) -> None:
         path = self._folder / f"{file_stem(result)}.png"
-        if not cv2.imwrite(str(path), result.mask.astype(np.uint8) * 255):
+        if not cv2.imwrite(str(path), result.as_received.mask.astype(np.uint8) * 255):
             raise WriteError(f"cannot write '{path}': is the disk full?")
         self._record(path, True)
 
@@ -117,8 +120,8 @@ class TrajectoryWriter(ResultWriter):
     """world_from_cam, a line per frame, in the TUM format: stamp tx ty tz qx qy qz qw (seconds, world units).
 
     Stamps are made from the integer nanoseconds, so that they compare equal to the input's. A frame without a pose
-    (before tracking starts, or lost) has no line. A comment says where a new world starts, if nothing was left to
-    attach to.
+    (before tracking starts, or lost), or without metres that were asked for, has no line, nor has one that is not
+    later than the line before it. A comment says where a new world starts, if nothing was left to attach to.
     """
 
     def __init__(self, path: Path, record: Record = unrecorded):
@@ -127,10 +130,12 @@ class TrajectoryWriter(ResultWriter):
         self._file.write("# stamp[s] tx ty tz qx qy qz qw\n")
         self._file.flush()
         self._world: int | None = None
+        self._last_ns: int | None = None
+        self._told = False
         record(path, False)
 
     def write(self, result: FrameResult) -> None:
-        if not result.state.has_pose:
+        if not result.state.has_pose or result.withheld or not self._is_later(result.frame.stamp_ns):
             return
         if self._world not in (None, result.world):
             self._file.write("# a new world: poses and lengths below must not be compared with those above\n")
@@ -140,6 +145,16 @@ class TrajectoryWriter(ResultWriter):
         values = [*pose[:3, 3], *Rotation.from_matrix(pose[:3, :3]).as_quat()]
         self._file.write(f"{seconds}.{nanoseconds:09d} {' '.join(f'{value:.9g}' for value in values)}\n")
         self._file.flush()
+
+    def _is_later(self, stamp_ns: int) -> bool:
+        """Than the last line: whoever reads the file takes that for granted."""
+        later = self._last_ns is None or stamp_ns > self._last_ns
+        if later:
+            self._last_ns = stamp_ns
+        elif not self._told:
+            self._told = True
+            log.warning("'%s' leaves poses out: their stamps are not later than those before them", self._path)
+        return later
 
     def close(self) -> None:
         self._file.close()
@@ -163,7 +178,7 @@ class CloudWriter(ResultWriter):
         record(self._static_path, False)
 
     def write(self, result: FrameResult) -> None:
-        if result.frame.index % self._every or not result.state.has_pose:
+        if result.frame.index % self._every or not result.state.has_pose or result.withheld:
             return
         static, dynamic = (in_world(cloud, result.world_from_cam) for cloud in split_cloud(result, self._config))
         self._static.append(static)
@@ -200,8 +215,12 @@ class OverlayWriter(ResultWriter):
     TINT = 0.4
     TICKS = 90_000  # per second: every usual frame rate is a whole number of them
     PAUSE = 60.0  # seconds; longer gaps, and stamps that go back, are played as one frame period
-    # No B-frames, so that any player gets the times right; the matrix that the conversion to YUV uses is written down.
-    ENCODER = {"preset": "veryfast", "crf": "20", "bf": "0", "x264-params": "colormatrix=smpte170m"}
+    # Nothing is held back, and no B-frames, so that any player gets the times right; the matrix that the conversion to
+    # YUV uses is written down.
+    ENCODER = {"preset": "veryfast", "tune": "zerolatency", "crf": "20", "x264-params": "colormatrix=smpte170m"}
+    # In fragments of half a second, so that what was written can be played if this process is killed; since FFmpeg 7.1
+    # closing makes an ordinary file of it.
+    HYBRID_SINCE = (61, 7, 100)
 
     def __init__(self, path: Path, rate: float, record: Record = unrecorded):
         """rate: frames per second where stamps do not say. Raises WriteError where there is no encoder."""
@@ -240,7 +259,7 @@ class OverlayWriter(ResultWriter):
     def _open(self, width: int, height: int) -> None:
         ticks = Fraction(1, self.TICKS)
         try:
-            container = self._av.open(f"file:{self._path}", "w", format="mp4")
+            container = self._av.open(f"file:{self._path}", "w", format="mp4", options=self._muxer())
             rate = Fraction(self._rate).limit_denominator(1001)
             self._stream = container.add_stream("libx264", rate=rate, options=self.ENCODER)
             self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
@@ -250,6 +269,11 @@ class OverlayWriter(ResultWriter):
             raise WriteError(f"cannot write '{self._path}': {words(error)}") from error
         self._container = container
         self._record(self._path, False)
+
+    def _muxer(self) -> dict[str, str]:
+        hybrid = tuple(self._av.library_versions["libavformat"]) >= self.HYBRID_SINCE
+        whole = "hybrid_fragmented" if hybrid else "frag_keyframe+empty_moov+default_base_moof"
+        return {"movflags": whole, "frag_duration": "500000", "flush_packets": "1"}
 
     def _gap(self, nanoseconds: int) -> int:
         """Ticks until the next picture, at least one."""
@@ -274,8 +298,9 @@ def _even(image: np.ndarray) -> np.ndarray:
 
 def draw_overlay(result: FrameResult, colour_bgr: tuple[int, int, int], tint: float) -> np.ndarray:
     """(H, W, 3) uint8 BGR: the image with the mask tinted by `tint` in [0, 1] and outlined."""
-    image = cv2.cvtColor(result.frame.image, cv2.COLOR_RGB2BGR)
-    moving = result.mask
+    seen = result.as_received
+    image = cv2.cvtColor(seen.frame.image, cv2.COLOR_RGB2BGR)
+    moving = seen.mask
     image[moving] = ((1 - tint) * image[moving] + tint * np.array(colour_bgr)).astype(np.uint8)
     outlines, _ = cv2.findContours(moving.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(image, outlines, -1, colour_bgr, max(1, round(image.shape[0] / 400)))

@@ -72,7 +72,7 @@ def image_message(image: np.ndarray, encoding: str, header: Header) -> Image:
     message = Image(
         header=header, height=height, width=width, encoding=encoding, is_bigendian=0, step=pixels.nbytes // height
     )
-    _fill(message, pixels)
+    fill_data(message, pixels)
     return message
 
 
@@ -119,7 +119,7 @@ def cloud_message(cloud: PointCloud, header: Header) -> PointCloud2:
         row_step=points.nbytes,
         is_dense=is_dense(cloud),
     )
-    _fill(message, points)
+    fill_data(message, points)
     return message
 
 
@@ -191,7 +191,7 @@ def _decomposed(transform: np.ndarray) -> tuple[dict[str, float], Quaternion]:
     return dict(zip("xyz", (float(value) for value in transform[:3, 3]), strict=True)), Quaternion(x=x, y=y, z=z, w=w)
 
 
-def _fill(message: Image | PointCloud2, values: np.ndarray) -> None:
+def fill_data(message: Image | PointCloud2, values: np.ndarray) -> None:
     """Put contiguous values into `data`, which is still empty."""
     if isinstance(message.data, array.array):
         # In place: rclpy's constructor and setter would copy what they are given, once or twice.

@@ -15,6 +15,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from easi3r_ros.messages.jpeg import is_cut_short
+from easi3r_ros.messages.plausible import why_implausible
+from easi3r_ros.messages.rectify import is_bent, pinhole_of
+
 
 class ConversionError(ValueError):
     """A message cannot be read; the text says what came and what is accepted."""
@@ -88,8 +92,16 @@ _PLANAR = {
     "nv12": Fraction(3, 2),
     "nv21": Fraction(3, 2),
     "nv24": Fraction(3),
+    "i420": Fraction(3, 2),
+    "yv12": Fraction(3, 2),
 }
-_SEMI_PLANAR_CODES = {"nv12": cv2.COLOR_YUV2RGB_NV12, "nv21": cv2.COLOR_YUV2RGB_NV21}
+_SEMI_PLANAR_CODES = {
+    "nv12": cv2.COLOR_YUV2RGB_NV12,
+    "nv21": cv2.COLOR_YUV2RGB_NV21,
+    "i420": cv2.COLOR_YUV2RGB_I420,
+    "yv12": cv2.COLOR_YUV2RGB_YV12,
+}
+_OTHER_NAMES = {"yuv420": "i420", "yuv420p": "i420", "iyuv": "i420", "yuy2": "yuyv"}
 _ABSTRACT = re.compile(r"(8U|8S|16U|16S|32S|32F|64F)(?:C([1-9]\d{0,2})?)?")
 _DTYPES = {"8U": "u1", "8S": "i1", "16U": "u2", "16S": "i2", "32S": "i4", "32F": "f4", "64F": "f8"}
 # Abstract encodings carry no colour order; unsigned images with these channel counts are what OpenCV programs publish
@@ -98,6 +110,12 @@ _ABSTRACT_COLOURS = {("8U", 1): _GRAY, ("8U", 3): _BGR, ("8U", 4): _BGRA, ("16U"
 _DEPTH_TYPES = ("u2", "f4", "f8")
 
 COLOUR_ENCODINGS = (*_PACKED, *_PLANAR, "8UC1", "8UC3", "8UC4", "16UC3", "16UC4")
+
+
+def canonical(encoding: str) -> str:
+    """The name of an encoding as it is known here: for YUV, drivers also write NV12 or yuv420p."""
+    lower = encoding.lower()
+    return lower if lower in _PLANAR else _OTHER_NAMES.get(lower, encoding)
 
 
 def layout_of(encoding: str) -> Layout:
@@ -116,6 +134,7 @@ def layout_of(encoding: str) -> Layout:
 
 def require_colour(encoding: str) -> None:
     """Raises ConversionError if `encoding` is not that of a camera image."""
+    encoding = canonical(encoding)
     if encoding in _PLANAR:
         return
     layout = layout_of(encoding)
@@ -138,6 +157,7 @@ def decode(data: np.ndarray, encoding: str, width: int, height: int, step: int, 
     data: (n,) uint8. step: bytes per row. nv12 and nv21 give their two planes as (H * 3 / 2, W), nv24 as (H * 3, W).
     Raises ConversionError if the size, the step or the amount of data do not fit the encoding.
     """
+    encoding = canonical(encoding)
     if width <= 0 or height <= 0:
         raise ConversionError(f"image of {width} x {height} pixels is empty")
     if encoding in _PLANAR:
@@ -158,6 +178,7 @@ def decode_rgb(data: np.ndarray, encoding: str, width: int, height: int, step: i
     16-bit values are scaled by 255/65535, alpha is dropped, YUV is BT.601 with limited range. Raises ConversionError.
     """
     require_colour(encoding)
+    encoding = canonical(encoding)
     _require_even(encoding, width, height)
     image = decode(data, encoding, width, height, step, bigendian)
     if encoding in _SEMI_PLANAR_CODES:
@@ -208,7 +229,6 @@ def _nv24_to_rgb(planes: np.ndarray, width: int, height: int) -> np.ndarray:
     return cv2.transform(yuv, _RGB_FROM_YUV1)
 
 
-_DISTORTION_EPS = 1e-12
 _CODEC_MARKERS = (  # first bytes of the file, start of (a part of) the pixels, end of the file
     (b"\xff\xd8", b"\xff\xda", b"\xff\xd9"),  # JPEG: SOI, SOS, EOI
     (b"\x89PNG", b"IDAT", b"IEND"),
@@ -245,11 +265,17 @@ def array_from_image(message: Any) -> np.ndarray:
     )
 
 
-def rgb_from_compressed(message: Any) -> np.ndarray:
+def _as_it_is(image: np.ndarray) -> np.ndarray:
+    return image
+
+
+def rgb_from_compressed(message: Any, widened: Callable[[np.ndarray], np.ndarray] = _as_it_is) -> np.ndarray:
     """sensor_msgs/CompressedImage as a camera image: (H, W, 3) uint8 RGB.
 
     `format` is a codec ("jpeg", "png"), or as compressed_image_transport writes it "ENCODING; CODEC compressed ORDER".
-    16-bit PNGs are scaled to 8 bits. Raises ConversionError for depth, video codecs, and damaged or truncated data.
+    A picture of one channel that is said to be Bayer is demosaiced. 16-bit PNGs are scaled to 8 bits, after
+    widened(), which may know how many of them are used. Raises ConversionError for depth, video codecs, and damaged or
+    truncated data.
     """
     encoding, _, codec = (part.strip() for part in message.format.rpartition(";"))
     if "compressedDepth" in codec:
@@ -261,7 +287,9 @@ def rgb_from_compressed(message: Any) -> np.ndarray:
     data = _bytes(message.data)
     require_complete(data.tobytes(), f"compressed image (format '{message.format}')")
     # A mask must fit the pixels as the sensor sent them, so an EXIF orientation is not applied.
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+    mosaic = canonical(encoding).startswith("bayer_")
+    flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+    flags |= cv2.IMREAD_ANYCOLOR if mosaic else cv2.IMREAD_COLOR
     try:
         image = cv2.imdecode(data, flags)
     except cv2.error:
@@ -270,10 +298,22 @@ def rgb_from_compressed(message: Any) -> np.ndarray:
         raise ConversionError(
             f"compressed image (format '{message.format}', {data.size} bytes) cannot be decoded; accepted: jpeg, png"
         )
+    if is_cut_short(data.tobytes(), image):
+        what = f"compressed image (format '{message.format}')"
+        raise ConversionError(f"{what} is truncated: its pixels end before the image does")
+    image = widened(image)
+    if mosaic and (image.ndim == 2 or _is_grey(image)):
+        single = image if image.ndim == 2 else np.ascontiguousarray(image[..., 0])
+        return layout_of(canonical(encoding)).to_rgb(single)
     # "compressed rgb8" says that red and blue were swapped before a compressor that expects BGR saw them.
     if "compressed rgb" in codec:
         return to_8bit(np.ascontiguousarray(image))
     return to_8bit(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+
+
+def _is_grey(image: np.ndarray) -> bool:
+    """Whether a codec without grey pictures was given one."""
+    return bool((image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all())
 
 
 def require_complete(data: bytes, what: str) -> None:
@@ -294,6 +334,8 @@ class Intrinsics:
     K: np.ndarray | None  # (3, 3) float64, pixels of the image; None: not calibrated
     size: tuple[int, int]  # (W, H) of that image
     distorted: bool  # the image has lens distortion that K does not describe
+    implausible: str = ""  # why K is None, if one is given that no camera can have
+    pinhole: np.ndarray | None = None  # (3, 3) float64, pixels of the image after its distortion is taken out
 
 
 def intrinsics(info: Any, rectified: bool = False) -> Intrinsics:
@@ -310,8 +352,9 @@ def intrinsics(info: Any, rectified: bool = False) -> Intrinsics:
     roi = info.roi
     full = np.array([roi.width or info.width, roi.height or info.height])
     width, height = (int(side) for side in full // binning)
-    distorted = not rectified and bool(np.any(np.abs(np.asarray(info.d, np.float64)) > _DISTORTION_EPS))
-    if not (K[0, 0] > 0 and K[1, 1] > 0 and np.isfinite(K).all()):
+    D = np.asarray(info.d, np.float64)
+    distorted = not rectified and is_bent(getattr(info, "distortion_model", ""), D)
+    if not K[0, 0] and not K[1, 1]:  # what sensor_msgs calls uncalibrated
         return Intrinsics(None, (width, height), distorted)
     image_from_sensor = np.array(
         [
@@ -320,7 +363,13 @@ def intrinsics(info: Any, rectified: bool = False) -> Intrinsics:
             [0, 0, 1],
         ]
     )
-    return Intrinsics(image_from_sensor @ K, (width, height), distorted)
+    K = image_from_sensor @ K
+    implausible = why_implausible(K, (width, height), None if rectified else D)
+    if implausible:
+        return Intrinsics(None, (width, height), distorted, implausible)
+    rotation = np.asarray(getattr(info, "r", np.zeros(9)), np.float64).reshape(3, 3)
+    pinhole = pinhole_of(K, image_from_sensor @ projection, rotation, (width, height)) if distorted else K
+    return Intrinsics(K, (width, height), distorted, pinhole=pinhole)
 
 
 def _bytes(data: Any) -> np.ndarray:

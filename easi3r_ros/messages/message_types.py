@@ -18,11 +18,12 @@ try:
         Vector3,
     )
     from nav_msgs.msg import Odometry, Path
-    from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
-    from std_msgs.msg import Header
+    from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
+    from std_msgs.msg import ColorRGBA, Header
     from tf2_msgs.msg import TFMessage
+    from visualization_msgs.msg import Marker, MarkerArray
 
-    from easi3r_ros.msg import WindowStatus
+    from easi3r_ros.msg import DynamicObject, DynamicObjects, WindowStatus
 
     WITH_ROS = True
 except ImportError:
@@ -41,10 +42,16 @@ except ImportError:
     Odometry = message_class("nav_msgs/msg/Odometry")
     Path = message_class("nav_msgs/msg/Path")
     CameraInfo = message_class("sensor_msgs/msg/CameraInfo")
+    CompressedImage = message_class("sensor_msgs/msg/CompressedImage")
     Image = message_class("sensor_msgs/msg/Image")
     PointCloud2 = message_class("sensor_msgs/msg/PointCloud2")
     PointField = message_class("sensor_msgs/msg/PointField")
+    ColorRGBA = message_class("std_msgs/msg/ColorRGBA")
     Header = message_class("std_msgs/msg/Header")
     TFMessage = message_class("tf2_msgs/msg/TFMessage")
+    Marker = message_class("visualization_msgs/msg/Marker")
+    MarkerArray = message_class("visualization_msgs/msg/MarkerArray")
+    DynamicObject = message_class("easi3r_ros/msg/DynamicObject")
+    DynamicObjects = message_class("easi3r_ros/msg/DynamicObjects")
     WindowStatus = message_class("easi3r_ros/msg/WindowStatus")
     WITH_ROS = False

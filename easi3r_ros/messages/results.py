@@ -54,6 +54,7 @@ class ResultMessages:
         self._path: deque[PoseStamped] = deque()
         self._path_ns: int | None = None  # stamp of the last one made
         self._last: StampedPose | None = None
+        self._transform_ns: int | None = None  # stamp of the last one
         self._world = 0
         self.reconfigure(path_length, clouds, path_period)
 
@@ -68,11 +69,15 @@ class ResultMessages:
         self._path.clear()
         self._path_ns = None
         self._last = None
+        self._transform_ns = None
 
     def transform(self, result: FrameResult, header: Header) -> TransformStamped | None:
-        """map -> camera; None while there is no pose."""
-        if not result.state.has_pose:
+        """map -> camera; None without a pose that may be told, and where one was given for this time: tf2 knows one."""
+        stamp_ns = result.frame.stamp_ns
+        known = result.state.has_pose and not result.withheld
+        if not known or (self._transform_ns is not None and stamp_ns <= self._transform_ns):
             return None
+        self._transform_ns = stamp_ns
         return messages.transform_message(result.world_from_cam, self._in_map(header), header.frame_id)
 
     def make(
@@ -81,11 +86,13 @@ class ResultMessages:
         """(name in TOPICS or DEBUG_TOPICS, message) of what is `wanted`, but the status; for every result, in order.
 
         header, camera_info: as received with the image. Nothing is said about the pose before tracking starts and
-        while it is lost: a held pose with a new stamp would tell a robot that it stands still.
+        while it is lost: a held pose with a new stamp would tell a robot that it stands still. Nor about any length
+        while metres were asked for and are not known: nothing in a cloud says that it is not in metres.
         """
         yield from self._images(result, header, camera_info, wanted)
-        yield from self._points(result, header, wanted)
-        if result.state.has_pose:
+        if not result.withheld:
+            yield from self._points(result, header, wanted)
+        if result.state.has_pose and not result.withheld:
             yield from self._poses(result, header, wanted)
         else:
             self._last = None  # the mean over a time without poses would be no velocity of now
@@ -96,19 +103,20 @@ class ResultMessages:
     def _images(
         self, result: FrameResult, header: Header, camera_info: CameraInfo | None, wanted: Callable[[str], bool]
     ) -> Iterator[tuple[str, Any]]:
+        seen = result.as_received
         if wanted("mask"):
-            yield "mask", messages.mask_message(result.mask, header)
+            yield "mask", messages.mask_message(seen.mask, header)
         if wanted("probability"):
-            yield "probability", messages.image_message(result.probability, "32FC1", header)
-        if wanted("depth"):
-            yield "depth", messages.image_message(result.depth, "32FC1", header)
+            yield "probability", messages.image_message(seen.probability, "32FC1", header)
+        if wanted("depth") and not result.withheld:
+            yield "depth", messages.image_message(seen.depth, "32FC1", header)
         for cue in CUES:
             if wanted(f"evidence/{cue}") and cue in result.evidence:
                 yield f"evidence/{cue}", messages.image_message(result.evidence[cue], "32FC1", header)
         height, width = result.frame.image.shape[:2]  # not the mask's: reading that computes it
         for name in ("mask/camera_info", "depth/camera_info"):
             if wanted(name):
-                yield name, messages.camera_info_message(header, (width, height), result.K, camera_info)
+                yield name, messages.camera_info_message(header, (width, height), seen.K, camera_info)
 
     def _points(
         self, result: FrameResult, header: Header, wanted: Callable[[str], bool]

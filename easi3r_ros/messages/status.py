@@ -26,7 +26,7 @@ class Counts:
     received: int = 0
     processed: int = 0
     failed: int = 0  # `process` raised
-    dropped: int = 0  # replaced by a newer item, or refused because of a pause or a flush
+    dropped: int = 0  # replaced by a newer item, late, or refused because of a pause or a flush
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,12 @@ def total_latency_ms(now_ns: int, header: Header) -> float:
     return elapsed if 0 <= elapsed <= _SAME_CLOCK_MS else math.nan
 
 
+def _scale_state(result: FrameResult) -> int:
+    if result.withheld:
+        return WindowStatus.SCALE_UNLOCKED
+    return WindowStatus.SCALE_METRIC if result.metric else WindowStatus.SCALE_ARBITRARY
+
+
 def status_message(
     result: FrameResult,
     header: Header,
@@ -64,7 +70,11 @@ def status_message(
         frame_index=result.frame.index,
         tracking_state=_STATES[result.state],
         reason=result.reason,
-        scale_state=WindowStatus.SCALE_METRIC if result.metric else WindowStatus.SCALE_ARBITRARY,
+        scale_state=_scale_state(result),
+        scale_source=result.scale.source,
+        scale=float(result.scale.metres),
+        scale_sigma=float(result.scale.sigma),
+        scale_reason=result.scale.reason,
         backbone=backbone.name,
         uses_checkpoint=bool(backbone.checkpoint),
         checkpoint=backbone.checkpoint,

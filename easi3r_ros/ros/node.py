@@ -21,7 +21,8 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.service import Service
 from rclpy.signals import SignalHandlerOptions
@@ -34,13 +35,17 @@ from easi3r_ros.libraries import MissingLibrary
 from easi3r_ros.messages.status import BackboneInfo
 from easi3r_ros.ros import params, spinning
 from easi3r_ros.ros.logs import RosLogHandler, Throttle
-from easi3r_ros.ros.monitor import state_diagnostic
+from easi3r_ros.ros.monitor import starves, state_diagnostic
+from easi3r_ros.ros.neighbours import Neighbours
 from easi3r_ros.ros.outputs import Outputs
 from easi3r_ros.ros.rclpy_gaps import release_state_machine
 from easi3r_ros.ros.stream import Stream
 from easi3r_ros.ros.tracker import PipelineFactory, Tracker, warm_pipeline
+from easi3r_ros.ros.world import World, check_world
+from easi3r_ros.srv import SaveMap
 
 _REPEAT_SECONDS = 10.0
+TIME_LOOP = 0.1  # seconds that simulated time goes back; less is a clock that two publish
 # Of an interrupted node, for the image or the transition in hand; less than signals.PATIENCE, to say goodbye as well.
 _END_PATIENCE = 0.7
 _TRANSITIONS = {
@@ -92,10 +97,10 @@ class Easi3rNode(LifecycleNode):
         self._why_not_configured = ""
         self._why_silent = ""
         self._throttle = Throttle(_REPEAT_SECONDS)
-        settings = params.declare(self)
         self._log_handler = RosLogHandler(self.get_logger())
         logging.getLogger("easi3r_ros").addHandler(self._log_handler)
         logging.getLogger("easi3r_ros").setLevel(logging.DEBUG)  # the node's own logger decides what is said
+        settings = params.declare(self)
         unknown = params.unknown_overrides(self)
         if unknown is None:
             self.get_logger().info("this rclpy does not tell which parameters were given: typing errors go unnoticed")
@@ -103,13 +108,28 @@ class Easi3rNode(LifecycleNode):
             self._warn(f"ignoring unknown parameters: {', '.join(unknown)} (see `ros2 param list`)")
         self._parameters_guard = params.ParameterGuard(self, settings, lambda: self._fixed, self._apply)
         self.autostart = settings.node.autostart
+        self._neighbours = Neighbours(self, lambda text: self.get_logger().warning(text))
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # A group of its own: a reset waits for the image in hand, what shares its group for the reset.
         self.create_service(Trigger, "~/reset", self._on_reset, callback_group=MutuallyExclusiveCallbackGroup())
         self.create_service(SetBool, "~/pause", self._on_pause)
+        self._saving = spinning.Background(self)
+        self.create_service(SaveMap, "~/save_map", self._on_save_map, callback_group=ReentrantCallbackGroup())
         self._answer_change_requests()
+        self._watch_simulated_time()
         # Wall time: with simulated time a paused bag would silence the diagnostics about it.
         self.create_timer(1.0, self._every_second, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _watch_simulated_time(self) -> None:
+        """A loop of a simulation or a bag begins a new world, however short; in bag_mode the stamps alone decide."""
+        back = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-TIME_LOOP), on_clock_change=False)
+
+        def jumped(jump: TimeJump) -> None:
+            stream, bag_mode = self._stream, self._parameters_guard.settings.node.bag_mode
+            if stream is not None and not bag_mode and stream.reset(lambda: None):
+                self._warn(f"simulated time jumped back by {-jump.delta.nanoseconds / 1e9:.3f} s: a new world begins")
+
+        self._time_jumps = self.get_clock().create_jump_callback(back, post_callback=jumped)
 
     def _answer_change_requests(self) -> None:
         """Transitions on a thread of their own, so that everything else is answered meanwhile; refusals in words.
@@ -166,6 +186,7 @@ class Easi3rNode(LifecycleNode):
             settings, self._fixed = self._parameters_guard.settings, True
         try:
             engine = Tracker(settings.pipeline, self._on_restart, self._make_pipeline)
+            check_world(settings, engine.backbone)
             outputs = Outputs(self, settings, self._warn)
         except Exception as error:  # a lifecycle node answers every failure with a state, never with its end
             self._fixed = False
@@ -189,8 +210,11 @@ class Easi3rNode(LifecycleNode):
     @_told
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         result = super().on_activate(state)  # publishers first: the stream starts to publish at once
-        config = self._parameters_guard.settings.node
-        stream = Stream(self, config, self._engine, self._outputs, self._backbone, self._warn, self._error)
+        settings = self._parameters_guard.settings
+        world = World(self, settings, self._engine.backbone, self._outputs.tf, self._warn)
+        stream = Stream(
+            self, settings.node, self._engine, self._outputs, self._backbone, world, self._warn, self._error
+        )
         self._stream = stream
         try:
             stream.start()
@@ -199,6 +223,12 @@ class Easi3rNode(LifecycleNode):
             self._error(f"cannot activate: {_words(error)}", error)
             super().on_deactivate(state)
             return TransitionCallbackReturn.FAILURE
+        unused = params.unused_qos(self)
+        if unused:
+            self._warn(
+                f"QoS overrides without effect: {', '.join(unused)}. Names are qos_overrides.TOPIC.publisher.POLICY or "
+                "TOPIC.subscription.POLICY, with the topic's full name, of a topic that is open"
+            )
         self.get_logger().info(f"waiting for images on '{stream.topics.image}'")
         return result
 
@@ -228,7 +258,8 @@ class Easi3rNode(LifecycleNode):
         if not self._transitions.join(patience):
             return False
         stream = self._stream
-        return stream is None or stream.close(max(0.0, end - time.monotonic()))
+        done = stream is None or stream.close(max(0.0, end - time.monotonic()))
+        return self._saving.join(max(0.0, end - time.monotonic())) and done
 
     def destroy_node(self) -> None:
         logging.getLogger("easi3r_ros").removeHandler(self._log_handler)
@@ -291,22 +322,49 @@ class Easi3rNode(LifecycleNode):
             self.get_logger().info(response.message)
         return response
 
+    async def _on_save_map(self, request: SaveMap.Request, response: SaveMap.Response) -> SaveMap.Response:
+        outputs = self._outputs if self._stream is not None else None
+        if outputs is None:
+            response.message = "the node is not active"
+            return response
+        save = functools.partial(outputs.surroundings.save, request.path, request.overwrite)
+        done = self._saving.begin("save_map", save)
+        if done is None:
+            response.message = "the map is being written already: ask again"
+            return response
+        response.success, response.message, path, response.points = await done
+        response.path = "" if path is None else str(path)
+        (self.get_logger().info if response.success else self._warn)(f"save_map: {response.message}")
+        return response
+
     def _every_second(self) -> None:
-        stream, name = self._stream, self.get_name()
+        stream, name = self._stream, self.get_fully_qualified_name().lstrip("/")
+        limits = self._parameters_guard.settings.node
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
         if stream is None:
             message.status = [state_diagnostic(name, *self._why_not_active())]
         else:
             stream.check()
+            self._look_around()
             silent = self._warn_if_silent(stream)
-            message.status = [
-                stream.monitor.input_diagnostic(
-                    name, stream.topics.image, stream.worker.counts, silent, stream.worker.paused
-                ),
-                stream.monitor.tracking_diagnostic(name, self._backbone),
-            ]
+            came = stream.monitor.input_diagnostic(
+                name,
+                stream.topics.image,
+                stream.worker.counts,
+                silent,
+                stream.worker.paused,
+                self._why_silent,
+                limits.diagnostics_max_lost,
+            )
+            starved = came.message if starves(came) else ""
+            message.status = [came, stream.monitor.tracking_diagnostic(name, self._backbone, starved, limits)]
         self._diagnostics.publish(message)
+
+    def _look_around(self) -> None:
+        outputs = self._outputs
+        if outputs is not None:
+            self._neighbours.check(outputs.map_frame, outputs.others_in_map())
 
     def _why_not_active(self) -> tuple[bytes, str]:
         """Level of the diagnostic, and words."""
@@ -352,6 +410,17 @@ def _words(error: Exception) -> str:
     return text if isinstance(error, (ConfigError, MissingLibrary, OSError)) else f"{type(error).__name__}: {text}"
 
 
+def _start_words(error: Exception) -> str:
+    """Where rcl only lists the arguments that it does not know, a sentence about them."""
+    if type(error).__name__ != "UnknownROSArgsError":  # rclpy exports it nowhere
+        return str(error)
+    unknown = str(error).strip("[]").replace("'", "").replace(",", "")
+    return (
+        f"unknown ROS arguments: {unknown}. After --ros-args come -r FROM:=TO, -p NAME:=VALUE, --params-file FILE or "
+        "--log-level LEVEL"
+    )
+
+
 def main(args: list[str] | None = None, make_pipeline: PipelineFactory = warm_pipeline) -> int:
     """Run the node until it is interrupted. Returns what `signals.leave` takes: 1 if the node could not start, else 0.
 
@@ -372,7 +441,7 @@ def _run(args: list[str] | None, make_pipeline: PipelineFactory, interrupts: sig
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = Easi3rNode(make_pipeline)
     except (RuntimeError, ConfigError) as error:  # RuntimeError: arguments or a parameters file that rcl cannot read
-        print(f"easi3r: {error}", file=sys.stderr)
+        print(f"easi3r: {_start_words(error)}", file=sys.stderr)
         rclpy.try_shutdown()
         return 1
     executor = spinning.executor_for(node)

@@ -9,11 +9,15 @@ from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
 
+from easi3r_ros.core.continuity import LateImage
+from easi3r_ros.messages.bit_depth import ImageReader
 from easi3r_ros.messages.calibration import CameraModel
 from easi3r_ros.messages.conversions import stamp_ns
-from easi3r_ros.messages.images import ConversionError, rgb_from_compressed
-from easi3r_ros.messages.ros_libraries import camera_image
+from easi3r_ros.messages.images import ConversionError
+from easi3r_ros.messages.plausible import tf_name
 from easi3r_ros.messages.status import BackboneInfo, Timing, status_message, total_latency_ms
+from easi3r_ros.ros.brake import PlayerBrake, room_for
+from easi3r_ros.ros.companions import Companions
 from easi3r_ros.ros.inputs import CameraInput, camera_topics
 from easi3r_ros.ros.monitor import Monitor
 from easi3r_ros.ros.outputs import Outputs
@@ -21,11 +25,11 @@ from easi3r_ros.ros.params import NodeConfig
 from easi3r_ros.ros.spinning import wake
 from easi3r_ros.ros.tracker import Tracker
 from easi3r_ros.ros.worker import Worker
+from easi3r_ros.ros.world import World
 
 _BAG_CAPACITY = 4
 # A camera_info that somebody publishes is waited for this long, so that tracking need not start twice.
 _INFO_PATIENCE = 2.0
-_READERS = {"raw": camera_image, "compressed": rgb_from_compressed}
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Arrival:
 
 
 class Stream:
-    """From `start` to `close`.
+    """From `start` to `close`, of `world` too.
 
     warn(text), error(text, exception): for a person; may be called from any thread.
     """
@@ -47,6 +51,7 @@ class Stream:
         engine: Tracker,
         outputs: Outputs,
         backbone: BackboneInfo,
+        world: World,
         warn: Callable[[str], None],
         error: Callable[[str, Exception], None],
     ):
@@ -54,12 +59,14 @@ class Stream:
         self._engine = engine
         self._outputs = outputs
         self._backbone = backbone
+        self._world = world
         self._error = error
-        self._read = _READERS[config.image_transport]
+        reader = ImageReader(config.image_bits)
+        self._read = {"raw": reader.raw, "compressed": reader.compressed}[config.image_transport]
         self._first = True
         self.monitor = Monitor()
         self.topics = camera_topics(node, config.image_transport)
-        self._camera = CameraModel(_is_rectified(config, self.topics.image), warn)
+        self._camera = CameraModel(_is_rectified(config, self.topics.image), warn, config.camera_info_strict)
         self._config = config
         self._warn = warn
         self.worker: Worker[Arrival] = Worker(
@@ -70,11 +77,14 @@ class Stream:
             on_room=lambda: wake(node),
         )
         self._input: CameraInput | None = None
+        self._brake = PlayerBrake(node) if config.bag_mode else None
+        self._companions = Companions(node, config, outputs, warn)
 
     def start(self) -> None:
         """Raises RuntimeError for a QoS override that does not exist."""
         self.worker.start()  # before the first image can come
         try:
+            self._companions.open()
             self._input = CameraInput(
                 self._node,
                 self.topics,
@@ -87,6 +97,7 @@ class Stream:
                 warn=self._warn,
             )
         except Exception:
+            self._companions.close()
             self.worker.stop()
             raise
 
@@ -103,6 +114,7 @@ class Stream:
         camera = self._input
         if camera:
             camera.check()
+            self._companions.check()
 
     def close(self, patience: float | None = None) -> bool:
         """Take no more images, finish the one in hand, then stop.
@@ -113,6 +125,10 @@ class Stream:
         if camera:
             camera.close()
         self._camera.stop_waiting()
+        if self._brake:
+            self._brake.close()
+        self._world.close()
+        self._companions.close()
         return self.worker.stop(patience)
 
     def reset(self, done: Callable[[], None]) -> bool:
@@ -133,21 +149,45 @@ class Stream:
     def on_restart(self) -> None:
         """The engine started a new world."""
         self.monitor.restarted()
+        self._world.placing.restart()
         self._outputs.restart()
+        self._companions.restart()
 
     def _on_image(self, message: Any) -> None:
         self.monitor.image_came()
+        if self._brake:
+            self.worker.make_room(room_for(len(message.data), _BAG_CAPACITY))
         self.worker.submit(Arrival(message, time.perf_counter()))
+        self._weigh()
 
-    def _process(self, arrival: Arrival) -> None:
-        header = arrival.message.header
+    def _weigh(self) -> None:
+        if self._brake:
+            self._brake.weigh(self.worker.waiting, self.worker.capacity)
+
+    def _process(self, arrival: Arrival) -> bool:
+        """False: the image is late and left out."""
+        self._weigh()
+        header = self._named(arrival.message.header)
         image = self._read(arrival.message)
-        if self._first and self._node.count_publishers(self.topics.info) > 0:
-            self._camera.wait(_INFO_PATIENCE)
-        self._first = False
+        if self._first:
+            self._await_calibration()
         info, K = self._camera.matching((image.shape[1], image.shape[0]), header.frame_id)
-        result = self._engine.process(image, stamp_ns(header.stamp), header.frame_id, K)
-        self._outputs.publish(result, header, info)
+        lens = self._camera.lens
+        stamp = stamp_ns(header.stamp)
+        size = (image.shape[1], image.shape[0])
+        excluded = self._companions.before(stamp, size)
+        try:
+            result = self._engine.process(image, stamp, header.frame_id, K, excluded, lens)
+        except LateImage as late:
+            self.monitor.late += 1
+            self._warn(f"'{self.topics.image}': {late}")
+            return False
+        result = self._world.placing.place(result)
+        body = self._companions.body(size)
+        if lens is not None and body is not None:
+            body = lens.rectify_mask(body)
+        self._outputs.publish(result, header, info, body)
+        self._companions.publish(result.as_received, arrival.message, info)
         latency_ms = (time.perf_counter() - arrival.when) * 1e3
         self.monitor.finished(result, latency_ms)
         total_ms = total_latency_ms(self._node.get_clock().now().nanoseconds, header)
@@ -162,6 +202,29 @@ class Stream:
                 replace(counts, processed=counts.processed + 1),
             )
         )
+        return True
+
+    def _await_calibration(self) -> None:
+        """Before the first image."""
+        self._first = False
+        publishers = self._node.count_publishers(self.topics.info)
+        if publishers:
+            self._camera.wait(_INFO_PATIENCE)
+        if not self._camera.known:
+            who = f"{publishers} publishers sent nothing" if publishers else "nobody publishes it"
+            self._warn(
+                f"no camera_info on '{self.topics.info}' ({who}): the focal length is estimated from "
+                "backbone.horizontal_fov and the images, and lens distortion stays in them. Once one comes, tracking "
+                "starts again with it"
+            )
+
+    def _named(self, header: Any) -> Any:
+        """The header with a frame that tf2 takes, which then is in all outputs."""
+        name = tf_name(header.frame_id)
+        if name != header.frame_id:
+            self._warn(f"the images have frame_id '{header.frame_id}', which tf2 refuses: '{name}' is used")
+            header.frame_id = name
+        return header
 
     def _failed(self, error: Exception) -> None:
         if isinstance(error, ConversionError):

@@ -3,47 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from easi3r_ros.core.backbone import Backbone
 from easi3r_ros.core.config import PipelineConfig
+from easi3r_ros.core.continuity import Continuity
 from easi3r_ros.core.pipeline import Pipeline
 from easi3r_ros.core.types import Frame, FrameResult
+from easi3r_ros.messages.rectify import Lens
 
 PipelineFactory = Callable[[PipelineConfig], Pipeline]
-
-
-@dataclass(frozen=True)
-class StreamHead:
-    """What the next image must agree with to continue the same world."""
-
-    stamp_ns: int
-    frame_id: str
-    size: tuple[int, int]  # (W, H)
-    K: np.ndarray | None
-
-    @classmethod
-    def of(cls, frame: Frame) -> StreamHead:
-        return cls(frame.stamp_ns, frame.frame_id, (frame.image.shape[1], frame.image.shape[0]), frame.K)
-
-
-def stream_break(last: StreamHead | None, now: StreamHead) -> str:
-    """Why `now` cannot continue the world of `last`, in words; empty if it can. Equal stamps are no break."""
-    if last is None:
-        return ""
-    if now.stamp_ns < last.stamp_ns:
-        return f"time jumped back by {(last.stamp_ns - now.stamp_ns) / 1e9:.3f} s"
-    if now.size != last.size:
-        return "the image size changed from {} x {} to {} x {}".format(*last.size, *now.size)
-    if now.frame_id != last.frame_id:
-        return f"the frame_id changed from '{last.frame_id}' to '{now.frame_id}'"
-    if (now.K is None) != (last.K is None):
-        return "the camera's calibration " + ("came in" if last.K is None else "went away")
-    if now.K is not None and not np.allclose(now.K, last.K):
-        return "the camera's calibration changed"
-    return ""
 
 
 def warm_pipeline(config: PipelineConfig) -> Pipeline:
@@ -69,7 +40,7 @@ class Tracker:
         self._on_restart = on_restart
         self._pipeline = make_pipeline(config)
         self._index = 0
-        self._last: StreamHead | None = None
+        self._continuity = Continuity(config.window.late)
         self._stamps: dict[int, int] = {}
 
     @property
@@ -84,27 +55,38 @@ class Tracker:
         """Forget all images; the next one starts a new world."""
         self._pipeline.reset()
         self._index = 0
-        self._last = None
+        self._continuity.reset()
         self._stamps = {}
 
     def reconfigure(self, config: PipelineConfig) -> None:
         """Apply changed live settings from the next image on."""
         self._pipeline.reconfigure(config)
+        self._continuity.late = config.window.late
 
-    def process(self, image: np.ndarray, stamp_ns: int, frame_id: str, K: np.ndarray | None) -> FrameResult:
-        """image: (H, W, 3) uint8 RGB. K: (3, 3) in its pixels, or None.
+    def process(
+        self,
+        image: np.ndarray,
+        stamp_ns: int,
+        frame_id: str,
+        K: np.ndarray | None,
+        excluded: np.ndarray | None = None,
+        lens: Lens | None = None,
+    ) -> FrameResult:
+        """image: (H, W, 3) uint8 RGB. K: (3, 3) in its pixels, or None. excluded: (H, W) bool, as Frame.
 
-        Raises ValueError for an unusable image, and OutOfMemory if even the fewest pairs are too many.
+        lens: its distortion is taken out; K is then that of `lens.pinhole`.
+        Raises LateImage, ValueError for an unusable image, and OutOfMemory if even the fewest pairs are too many.
         """
-        frame = Frame(self._index, stamp_ns, frame_id, image, K)
-        reason = stream_break(self._last, StreamHead.of(frame))
+        frame = Frame(self._index, stamp_ns, frame_id, image, K, excluded)
+        frame = self._continuity.completed(frame if lens is None else lens.frame(frame))
+        reason = self._continuity.judge(frame)
         if reason:
             self.reset()
             self._on_restart(reason)
             frame = replace(frame, index=0)
         result = self._pipeline.push(frame)
         self._index = frame.index + 1
-        self._last = StreamHead.of(frame)
+        self._continuity.took(frame)
         self._stamps[frame.index] = stamp_ns
         self._stamps = {index: self._stamps[index] for index in result.window}
         return result

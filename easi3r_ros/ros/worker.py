@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 class Worker(Generic[Item]):
     """Calls `process(item)` on its own thread, one item at a time, in the order of `submit`.
 
+    `process` returns False for an item that it left out, which counts as dropped.
+
     live (lossless=False): an item that finds no room replaces the oldest waiting one, and `submit` never blocks.
     lossless: `submit` blocks until there is room. A caller that must not block asks `has_room` first and takes nothing
     more from where items come from until on_room(), called by any thread, tells it that there is room again.
@@ -26,7 +28,7 @@ class Worker(Generic[Item]):
 
     def __init__(
         self,
-        process: Callable[[Item], None],
+        process: Callable[[Item], bool | None],
         on_error: Callable[[Exception], None],
         *,
         lossless: bool = False,
@@ -59,6 +61,22 @@ class Worker(Generic[Item]):
         """Nothing waits and nothing is in hand."""
         with self._changed:
             return not self._items and not self._in_hand
+
+    @property
+    def waiting(self) -> int:
+        """Items that are neither in hand nor done."""
+        with self._changed:
+            return len(self._items)
+
+    def make_room(self, capacity: int) -> None:
+        """From now on so many items may wait."""
+        with self._changed:
+            self._capacity = capacity
+            self._changed.notify_all()
+
+    @property
+    def capacity(self) -> int:
+        return self._capacity
 
     @property
     def paused(self) -> bool:
@@ -179,10 +197,18 @@ class Worker(Generic[Item]):
     def _work(self, item: Item, was_full: bool) -> None:
         if was_full and self._lossless:
             self._guarded(self._on_room)
-        done = self._guarded(lambda: self._process(item))
+        outcome = self._outcome(item)
         with self._changed:
             self._in_hand = 0
-            self._count(**{"processed" if done else "failed": 1})
+            self._count(**{outcome: 1})
+
+    def _outcome(self, item: Item) -> str:
+        """What the item counts as."""
+        try:
+            return "dropped" if self._process(item) is False else "processed"
+        except Exception as error:
+            self._report(error)
+            return "failed"
 
     def _guarded(self, job: Callable[[], None]) -> bool:
         try:

@@ -302,3 +302,21 @@ def test_clouds_lie_on_the_surfaces_and_split_by_the_mask(clip):
     assert len(dynamic.xyz) > 0 and np.isfinite(dynamic.xyz).all()
     near, _ = split_cloud(result, CloudConfig(stride=3, max_depth=float(np.nanmedian(result.depth))))
     assert 0 < len(near.xyz) < len(static.xyz)
+
+
+def test_what_others_know_of_movers_counts_for_mask_and_alignment(clip, monkeypatch):
+    """A block that is said to be the robot's arm; at the camera's size it comes out as it came in."""
+    excluded = np.zeros(SIZE[::-1], bool)
+    excluded[31:70, 33:71] = True
+    pipeline, given = Pipeline(PipelineConfig(), Oracle(clip)), []
+    update = pipeline._aligner.update
+    monkeypatch.setattr(pipeline._aligner, "update", lambda *args: given.append(args[2]) or update(*args))
+    plain = Pipeline(PipelineConfig(), Oracle(clip))
+    for index in range(3):
+        result = pipeline.push(frame_of(clip, index, excluded=excluded))
+        without = plain.push(frame_of(clip, index))
+        np.testing.assert_array_equal(result.mask, without.mask | excluded)
+        assert (result.probability[excluded] == 1).all()
+        if index:  # before the first pair nothing is aligned
+            assert given[-1][index][excluded].all(), "the camera is not placed by the arm"
+    assert result.mask.any() and set(given[-1]) == {0, 1, 2}

@@ -141,6 +141,24 @@ class IncrementalAligner:
         self._pose = aligned.world_from_cam
         return expand(aligned, self._stride, full_shape, full_K)
 
+    def leave_out(
+        self, index: int, reason: str, K: np.ndarray | None, shape: tuple[int, int], shows_another_scene: bool = False
+    ) -> AlignedFrame:
+        """Frame `index` has no place, for a reason found in its image. K, shape: as `update`.
+
+        shows_another_scene: where one such frame follows the other, nothing is left to attach to in the end, and a new
+        world starts. An image that shows nothing is forgotten: however many there are, the world waits.
+        """
+        K = self._intrinsics([], shape) if K is None else K
+        if not self._started:
+            return self._blank(index, self._pose, K, shape, "cpu", reason)
+        if not shows_another_scene:
+            return self._blank(index, self._pose, K, shape, "cpu", reason, TrackingState.LOST)
+        thin_K, thin_shape = thin_intrinsics(K, self._stride), (shape[0] // self._stride, shape[1] // self._stride)
+        aligned = self._lost(index, thin_K, thin_shape, "cpu", reason)
+        self._remember(Anchor(aligned, torch.ones(thin_shape), known=False))
+        return expand(aligned, self._stride, shape, K)
+
     # -- intrinsics and weights ------------------------------------------------------------------------------------
 
     def _intrinsics(self, focals: Sequence[float], shape: tuple[int, int]) -> np.ndarray:

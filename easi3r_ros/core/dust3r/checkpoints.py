@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import codecs
 import json
 import logging
 import math
@@ -17,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from easi3r_ros.core.dust3r.network import Dust3rNetwork, NetworkConfig
+from easi3r_ros.core.dust3r.stored import WeightsError, resolve
 from easi3r_ros.libraries import needed
 
 log = logging.getLogger(__name__)
@@ -171,6 +174,9 @@ def _value(node: ast.expr) -> Any:
 OBTAIN = "`easi3r weights` lists what there is and gets it"
 # Parts that published checkpoints carry beside the network: the heads of pre-training and MASt3R's descriptors.
 UNUSED = re.compile(r"prediction_head\.|downstream_head[12]\.head_local_features\.")
+COMPILED = "_orig_mod."  # of torch.compile, wherever it was applied
+WRAPPERS = ("module.", "model.", "net.", "network.")
+OLD_NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
 OPTIONAL = frozenset({"mask_token"})  # never read, so its values do not matter
 HEAD_BYTES = 512
 
@@ -208,8 +214,14 @@ def load_network(path: str | Path) -> tuple[Dust3rNetwork, Checkpoint]:
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Reads a file or hub folder. Raises CheckpointError for one that is missing, broken, unsafe or something else."""
-    path = Path(path).expanduser().absolute()
+    """Reads a file, a hub folder, or a published checkpoint that is stored here, by its name.
+
+    Raises CheckpointError for one that is missing, broken, unsafe or something else.
+    """
+    try:
+        path = Path(resolve(str(path))).expanduser().absolute()
+    except WeightsError as error:
+        raise CheckpointError(str(error)) from error
     if not path.exists():
         raise CheckpointError(f"no checkpoint at {path}: check backbone.checkpoint; {OBTAIN}")
     if path.is_dir():
@@ -227,8 +239,9 @@ def matched_state(checkpoint: Checkpoint, network: Dust3rNetwork) -> dict[str, t
     views. Parts known to be of no use here are left out, and the log names them.
     """
     wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    found = {name: tensor for name, tensor in checkpoint.state.items() if not UNUSED.match(name)}
-    if unused := sorted({UNUSED.match(name)[0].rstrip(".") for name in checkpoint.state if UNUSED.match(name)}):
+    given = without_wrappers(checkpoint.state, checkpoint.path)
+    found = {name: tensor for name, tensor in given.items() if not UNUSED.match(name)}
+    if unused := sorted({UNUSED.match(name)[0].rstrip(".") for name in given if UNUSED.match(name)}):
         log.info("%s: not used: %s", checkpoint.path.name, ", ".join(unused))
     state = _renamed(found, wanted)
     for name in OPTIONAL.intersection(wanted) - state.keys():
@@ -240,7 +253,23 @@ def matched_state(checkpoint: Checkpoint, network: Dust3rNetwork) -> dict[str, t
     ]
     missing, superfluous = sorted(wanted.keys() - state.keys()), sorted(found.keys() - wanted.keys())
     _refuse_mismatch(checkpoint.path, missing, superfluous, misshapen)
+    _refuse_no_numbers(checkpoint.path, state)
     return {name: tensor.float() for name, tensor in state.items()}
+
+
+def without_wrappers(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+    """Names without what DataParallel, torch.compile and trainers put before all of them; says what is left out."""
+    names, stripped = {name: name.replace(COMPILED, "") for name in state}, []
+    if any(COMPILED in name for name in state):
+        stripped.append(COMPILED)
+    while prefix := next((p for p in WRAPPERS if names and all(new.startswith(p) for new in names.values())), ""):
+        names = {name: new.removeprefix(prefix) for name, new in names.items()}
+        stripped.append(prefix)
+    if stripped:
+        log.warning(
+            "%s: '%s' is left out of the tensors' names: a wrapper wrote them", path.name, "', '".join(stripped)
+        )
+    return {names[name]: tensor for name, tensor in state.items()}
 
 
 def canonical_name(name: str) -> str:
@@ -267,6 +296,15 @@ def _refuse_mismatch(path: Path, missing: list[str], superfluous: list[str], mis
         raise CheckpointError(
             f"{path}: the tensors do not fit the network that the file describes: {'; '.join(parts)}. "
             "The file is of another architecture or damaged"
+        )
+
+
+def _refuse_no_numbers(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    bad = [name for name, tensor in state.items() if name not in OPTIONAL and not torch.isfinite(tensor).all()]
+    if bad:
+        raise CheckpointError(
+            f"{path}: {len(bad)} of {len(state)} tensors hold NaN or infinity ({_shortened(bad)}): the training "
+            "diverged, or the file is damaged; take another checkpoint"
         )
 
 
@@ -322,12 +360,21 @@ def _read_pickle(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: args.model cannot be read: {error}") from error
 
 
+def _harmless() -> list[Any]:
+    """What an unpickler may make beside tensors and plain values: options, and numbers and arrays of NumPy."""
+    kinds = {type(np.dtype(code)) for code in (*np.typecodes["AllInteger"], *np.typecodes["Float"], "?", "U", "S")}
+    core = getattr(np, "_core", None) or np.core  # NumPy 1 had the old name, and files keep it
+    made = [core.multiarray.scalar, core.multiarray._reconstruct]
+    renamed = [(item, f"{module}.{item.__name__}") for item in made for module in OLD_NUMPY]
+    return [argparse.Namespace, np.dtype, np.ndarray, codecs.encode, *kinds, *made, *renamed]
+
+
 def _unpickle(path: Path) -> Any:
     with needed("torch"):  # older ones cannot be told what is safe
         pass
     try:
         # Checkpoints keep their training options as a Namespace; it holds plain values and runs no code.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(_harmless()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file may raise anything in an unpickler
         if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from easi3r_ros.core.config import MotionConfig
 from easi3r_ros.core.engine import Parcel, upload
+from easi3r_ros.core.motion.border import Colours, follow_colours
 from easi3r_ros.core.two_view.flow import STEP, on_grid
 from easi3r_ros.core.types import Deferred, Edge, Features, MotionEstimate, PairEvidence
 
@@ -31,6 +32,8 @@ GUIDE_RADIUS = 3  # cells
 GUIDE_SOFTNESS = 1e-3  # variance of grey (0 to 1) below which there is no edge to follow
 SMALLEST_AREA = 8e-4  # of the image
 CERTAIN = 0.6  # a region counts if its probability somewhere is this share of the way from the threshold to one
+LEAST = 1e-4  # of a probability, where its logarithm is taken
+JUST_STATIC = np.float32(-0.01)  # log odds
 OUTSIDE = -1e4  # cells: nothing is there
 # Fitted to rendered clips (static, walking people, turning and still camera).
 EVEN_ODDS = 7.0  # standard deviations at which static and moving are equally likely: errors of flow have heavy tails
@@ -93,6 +96,35 @@ def on_pixels(lines: Tensor, guide: Tensor) -> Tensor:
         return torch.from_numpy(np.clip(slope * (guide.numpy().astype(np.float32) / 255) + offset, 0.0, 1.0))
     slope, offset = F.interpolate(lines[None], tuple(guide.shape), mode="bilinear", align_corners=False)[0]
     return torch.addcmul(offset, slope, guide.float().div_(255)).clamp_(0.0, 1.0)
+
+
+def resized(cells: Tensor, size: tuple[int, int]) -> Tensor:
+    """(1, g, k) -> (h, w) float32, bilinear. size: (h, w)."""
+    if cells.device.type == "cpu":
+        return torch.from_numpy(cv2.resize(cells[0].numpy(), size[::-1]))
+    return F.interpolate(cells[None], size, mode="bilinear", align_corners=False)[0, 0]
+
+
+@dataclass(frozen=True)
+class Border:
+    """What colours made of a frame's log odds while it was the newest."""
+
+    correction: np.ndarray | float  # (h', w') log odds
+    before: Colours  # what the frame before knew
+    colours: Colours
+
+    @classmethod
+    def of(cls, feature: Features, log_odds: np.ndarray, threshold: float, before: Colours) -> Border:
+        """log_odds: (h', w') before colours."""
+        even = np.float32(np.log(max(threshold, LEAST) / max(1 - threshold, LEAST)))
+        specks = (without_specks(probability_of(log_odds), threshold) <= threshold) & (log_odds > even)
+        above = np.where(specks, JUST_STATIC, log_odds - even)
+        found, colours = follow_colours(feature.input.image, above, before)
+        return cls(np.clip(found + even, -MOST_LOG_ODDS, MOST_LOG_ODDS) - log_odds, before, colours)
+
+
+def probability_of(log_odds: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-log_odds))
 
 
 def follow_edges(values: np.ndarray, guide: np.ndarray) -> np.ndarray:
@@ -223,48 +255,95 @@ def _numpy(values: torch.Tensor | None) -> np.ndarray | None:
     return None if values is None else values.cpu().numpy()
 
 
+NO_BORDER = Border(0.0, Colours.none(), Colours.none())
+
+
 @dataclass(frozen=True)
 class _Belief:
     sources: tuple[np.ndarray, ...]
     inherited: np.ndarray | float  # from the frame before, as it was believed when this frame was new
     threshold: float  # of the estimate
-    log_odds: np.ndarray  # (h', w') of the sources and of what was inherited
+    log_odds: np.ndarray  # (h', w') of the sources, of what was inherited, and of colours where they are asked
+    border: Border
     pixels: _Pixels
     estimate: MotionEstimate
 
 
-class _Pixels:
+class _Pixels(ABC):
     """What moves in one frame, on cells and on pixels, computed when it is asked for, and once."""
 
     def __init__(self, log_odds: np.ndarray, guide: tuple[np.ndarray, Tensor], threshold: float):
         """guide: the grey image (h, w) uint8, on the host and on the device where the pixels are wanted."""
         self._log_odds, self._guide, self._threshold = log_odds, guide, threshold
-        self.uploaded: Tensor | None = None  # (2, g, k) the lines, where they went in one copy with others
-
-    @cached_property
-    def lines(self) -> EdgeLines:
-        probability = 1 / (1 + np.exp(-self._log_odds))
-        return EdgeLines.fit(without_specks(probability, self._threshold), self._guide[0])
+        self.uploaded: Tensor | None = None  # (n, g, k) the planes, where they went in one copy with others
 
     @property
+    @abstractmethod
+    def planes(self) -> np.ndarray:
+        """(n, g, k) float32 that the pixels are made from."""
+
+    @property
+    @abstractmethod
     def cells(self) -> np.ndarray:
-        return self.lines.cells > self._threshold
+        """(g, k) bool, the mask on cells."""
+
+    @abstractmethod
+    def _made(self, planes: Tensor, guide: Tensor) -> Tensor:
+        """(h, w) float32 probability, where the planes are."""
 
     @cached_property
     def probability(self) -> Tensor:
         if self.uploaded is None:
             bring_to_device([self], self._guide[1].device)
-        return on_pixels(self.uploaded, self._guide[1])
+        return self._made(self.uploaded, self._guide[1])
 
     @property
     def mask(self) -> Tensor:
         return self.probability > self._threshold
 
 
+class _EdgePixels(_Pixels):
+    """With borders where the grey value changes."""
+
+    @cached_property
+    def lines(self) -> EdgeLines:
+        return EdgeLines.fit(without_specks(probability_of(self._log_odds), self._threshold), self._guide[0])
+
+    @property
+    def planes(self) -> np.ndarray:
+        return np.stack([self.lines.slope, self.lines.offset])
+
+    @property
+    def cells(self) -> np.ndarray:
+        return self.lines.cells > self._threshold
+
+    def _made(self, planes: Tensor, guide: Tensor) -> Tensor:
+        return on_pixels(planes, guide)
+
+
+class _BorderPixels(_Pixels):
+    """With borders that are right already."""
+
+    @cached_property
+    def _probabilities(self) -> np.ndarray:
+        return without_specks(probability_of(self._log_odds), self._threshold)
+
+    @property
+    def planes(self) -> np.ndarray:
+        return self._probabilities.astype(np.float32)[None]
+
+    @property
+    def cells(self) -> np.ndarray:
+        return self._probabilities > self._threshold
+
+    def _made(self, planes: Tensor, guide: Tensor) -> Tensor:
+        return resized(planes, tuple(guide.shape))
+
+
 def bring_to_device(pixels: Sequence[_Pixels], device: torch.device) -> None:
-    """The lines of all of them in one upload."""
-    lines = upload(np.stack([np.stack([x.lines.slope, x.lines.offset]) for x in pixels]), device)
-    for x, own in zip(pixels, lines, strict=True):
+    """The planes of all of them, which must be of one kind, in one upload."""
+    planes = upload(np.stack([x.planes for x in pixels]), device)
+    for x, own in zip(pixels, planes, strict=True):
         x.uploaded = own
 
 
@@ -296,10 +375,12 @@ class OddsCue(MotionCue):
         said = {source.name: source.log_odds(features, evidence, again) for source in self._sources}
         needed = said[self._sources[0].name]
         self._known = {index: belief for index, belief in self._known.items() if index in needed}
+        newest = max(features, default=None)
         self._guides = {index: guide for index, guide in self._guides.items() if index in features}
         for index in features:  # oldest first: a frame inherits from those before it
             if index in needed:
-                self._update(features[index], {k: odds[index] for k, odds in said.items() if index in odds}, evidence)
+                own = {name: odds[index] for name, odds in said.items() if index in odds}
+                self._update(features[index], own, evidence, newest=index == newest)
         self._bring_to_pixels(features, evidence)
         return {index: self._known[index].estimate for index in features if index in self._known}
 
@@ -308,7 +389,9 @@ class OddsCue(MotionCue):
         for source in self._sources:
             source.reset()
 
-    def _update(self, feature: Features, said: dict[str, np.ndarray], evidence: Mapping[Edge, PairEvidence]) -> None:
+    def _update(
+        self, feature: Features, said: dict[str, np.ndarray], evidence: Mapping[Edge, PairEvidence], newest: bool
+    ) -> None:
         index, sources = feature.index, tuple(said.values())
         known = self._known.get(index)
         threshold = self._config.threshold
@@ -319,7 +402,12 @@ class OddsCue(MotionCue):
         total = sum(np.clip(odds, *limits[name]) for name, odds in said.items()) + inherited
         total = np.clip(total, -MOST_LOG_ODDS, MOST_LOG_ODDS)
         maps = said if len(self._sources) == 1 else {**said, self.name: total}
-        pixels = _Pixels(total, self._guide(feature), threshold)
+        if self._config.refine == "none":
+            border, pixels = NO_BORDER, _EdgePixels(total, self._guide(feature), threshold)
+        else:
+            border = known.border if known and not newest else self._border(feature, total, known)
+            total = np.clip(total + border.correction, -MOST_LOG_ODDS, MOST_LOG_ODDS)
+            pixels = _BorderPixels(total, self._guide(feature), threshold)
         estimate = MotionEstimate(
             index=index,
             probability=Deferred(lambda: pixels.probability),
@@ -327,7 +415,7 @@ class OddsCue(MotionCue):
             evidence={name: torch.from_numpy(values) for name, values in maps.items()},
             cells=Deferred(lambda: pixels.cells),
         )
-        self._known[index] = _Belief(sources, inherited, threshold, total, pixels, estimate)
+        self._known[index] = _Belief(sources, inherited, threshold, total, border, pixels, estimate)
 
     def _guide(self, feature: Features) -> tuple[np.ndarray, Tensor]:
         """The grey image (h, w) uint8 of a frame on the host and on the backbone's device."""
@@ -341,9 +429,17 @@ class OddsCue(MotionCue):
         newest = max(features, default=None)
         wanted = {index for edge in evidence if newest in edge for index in edge}
         new = [self._known[index].pixels for index in sorted(wanted & self._known.keys())]
-        new = [pixels for pixels in new if pixels.uploaded is None]
-        if new:
-            bring_to_device(new, features[newest].tokens.device)
+        for kind in (_EdgePixels, _BorderPixels):  # both only after a change of the setting
+            if missing := [pixels for pixels in new if type(pixels) is kind and pixels.uploaded is None]:
+                bring_to_device(missing, features[newest].tokens.device)
+
+    def _border(self, feature: Features, total: np.ndarray, known: _Belief | None) -> Border:
+        """By the colours that the frame before knew."""
+        earlier = [other for other in self._known if other < feature.index]
+        before = (
+            known.border.before if known else self._known[max(earlier)].border.colours if earlier else Colours.none()
+        )
+        return Border.of(feature, total, self._config.threshold, before)
 
     def _inherited(self, index: int, evidence: Mapping[Edge, PairEvidence]) -> np.ndarray | float:
         """What the frame before has to say about frame `index`."""

@@ -18,12 +18,16 @@ from easi3r_ros.core.types import NetworkInput
 
 # Expected error of a flow vector, fitted to rendered clips with true flow.
 FLOOR = 0.016  # pixels: what is left where texture is rich and nothing moves
+UNKNOWN_LENS = (
+    0.1  # pixels, instead of FLOOR where nobody gave the intrinsics: no lens is the pinhole that it is taken for
+)
 RELATIVE = 0.0065  # of the length of the flow vector
 GREY_NOISE = 0.32  # grey levels, as if the pixels of the window were one
 CYCLE = 0.32  # of the distance by which the flow there and back misses
 OUT_OF_VIEW = 30.0  # pixels: the vector ends outside the other image, so it says nothing
 WINDOW = 13  # pixels: about the patch that the flow matches
 
+REFINEMENT = 1  # variational iterations per scale: flow between patches, where borders are
 CONFIRMED = 1.0  # pixels by which the flow there and back may miss; more: occluded or wrong
 
 MASK_MARGIN = 5  # pixels, width of the brush: flow next to a mover is the mover's
@@ -37,6 +41,7 @@ LONGEST_PREDICTION = 6.0  # times the time that a flow was observed over; beyond
 SURPRISING = 0.25  # of the image's contrast: a prediction that leaves that much unexplained is worth a second opinion
 AROUND = 9  # nodes across over which predictions are compared
 PREFERENCE = 0.5  # grey levels by which keypoints must do better
+SPARSE = 4  # every n-th node is enough for a median
 OCCLUDED = 40  # grey levels: more difference says no more
 
 
@@ -108,8 +113,8 @@ def structure_tensor(grey: np.ndarray) -> np.ndarray:
 class FlowEstimator:
     """Dense inverse search (Kroeger et al., ECCV 2016) down to full resolution. Not thread-safe.
 
-    Sparse patches without variational refinement: at the price of OpenCV's MEDIUM preset, which stops at half
-    resolution, this has half the error on small moving things.
+    Sparse patches down to full resolution and a short variational refinement: OpenCV's MEDIUM preset, which stops at
+    half resolution, has twice the error on small moving things.
     """
 
     def __init__(self) -> None:
@@ -117,24 +122,26 @@ class FlowEstimator:
         self._dis.setFinestScale(0)
         self._dis.setPatchStride(6)
         self._dis.setGradientDescentIterations(5)
-        self._dis.setVariationalRefinementIterations(0)
+        self._dis.setVariationalRefinementIterations(REFINEMENT)
 
     def both_ways(
         self,
         grey: tuple[np.ndarray, np.ndarray],
         structure: tuple[np.ndarray, np.ndarray],
         expected: np.ndarray | None,
+        floor: float = FLOOR,
     ) -> tuple[Flow, Flow]:
         """Flow from the first to the second image and back.
 
         grey: two (h, w) uint8 images. structure: their `structure_tensor`. expected: (h, w, 2) what the flow from first
         to second may be, the start of the search; None: about zero. It is what finds fast things and repeated texture.
+        floor: pixels, error of the best vectors.
         """
         # Always an explicit start: OpenCV's search otherwise goes on from the one it was last given.
         start = np.zeros((*grey[0].shape, 2), np.float32) if expected is None else expected
         forward = self._dis.calc(grey[0], grey[1], start.copy())
         backward = self._dis.calc(grey[1], grey[0], _reversed(forward))
-        return _assess(forward, backward, structure[0]), _assess(backward, forward, structure[1])
+        return _assess(forward, backward, structure[0], floor), _assess(backward, forward, structure[1], floor)
 
 
 def _reversed(flow: np.ndarray) -> np.ndarray:
@@ -145,13 +152,13 @@ def _reversed(flow: np.ndarray) -> np.ndarray:
     return to_pixels(back, flow.shape[1::-1])
 
 
-def _assess(vectors: np.ndarray, opposite: np.ndarray, structure: np.ndarray) -> Flow:
+def _assess(vectors: np.ndarray, opposite: np.ndarray, structure: np.ndarray, floor: float) -> Flow:
     height, width = vectors.shape[:2]
     du, dv = cv2.split(on_grid(vectors))
     target = u, v = node_pixels(height, width) + np.stack([du, dv])
     back_u, back_v = cv2.split(cv2.remap(opposite, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
     missed = (du + back_u) ** 2 + (dv + back_v) ** 2
-    variance = FLOOR**2 + RELATIVE**2 * (du * du + dv * dv) + CYCLE**2 * missed
+    variance = floor**2 + RELATIVE**2 * (du * du + dv * dv) + CYCLE**2 * missed
     variance += np.float32(OUT_OF_VIEW**2) * ((u < 0) | (v < 0) | (u > width - 1) | (v > height - 1))
     return Flow((width, height), target, flow_information(structure, variance), np.sqrt(missed))
 
@@ -209,6 +216,7 @@ class TrackedImage:
     stamp_ns: int
     grey: np.ndarray  # (h, w) uint8
     structure: np.ndarray  # (3, g, k) float32, `structure_tensor`
+    floor: float = FLOOR  # pixels, error of the best flow vectors
     flows: dict[int, Flow] = field(default_factory=dict)  # from this frame
     seconds: dict[int, float] = field(default_factory=dict)  # how much later the partner was taken
 
@@ -218,7 +226,8 @@ class TrackedImage:
         grey = cv2.cvtColor(image.image, cv2.COLOR_RGB2GRAY)
         if size is not None and size != grey.shape[::-1]:
             grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-        return cls(image.frame.index, image.frame.stamp_ns, grey, structure_tensor(grey))
+        floor = UNKNOWN_LENS if image.K is None else FLOOR
+        return cls(image.frame.index, image.frame.stamp_ns, grey, structure_tensor(grey), floor)
 
     @cached_property
     def keypoints(self) -> Keypoints:
@@ -229,13 +238,26 @@ class TrackedImage:
         """(w, h)."""
         return self.grey.shape[1], self.grey.shape[0]
 
+    def speed(self) -> float | None:
+        """Pixels per second of the median flow vector to the frame nearest in time; None: there is no flow yet."""
+        seconds = {index: abs(later) for index, later in self.seconds.items() if later}
+        if not seconds:
+            return None
+        nearest = min(seconds, key=seconds.get)
+        flow = self.flows[nearest]
+        shift = (flow.target - flow.nodes)[:, ::SPARSE, ::SPARSE]
+        return float(np.median(np.hypot(*shift))) / seconds[nearest]
+
 
 def flows_between(first: TrackedImage, second: TrackedImage, estimator: FlowEstimator) -> tuple[Flow, Flow]:
     """From the first to the second frame and back, computed once and kept with them."""
     if second.index not in first.flows:
         seconds = (second.stamp_ns - first.stamp_ns) * 1e-9
         flows = estimator.both_ways(
-            (first.grey, second.grey), (first.structure, second.structure), _start(first, second, seconds)
+            (first.grey, second.grey),
+            (first.structure, second.structure),
+            _start(first, second, seconds),
+            max(first.floor, second.floor),
         )
         for one, other, flow, later in ((first, second, flows[0], seconds), (second, first, flows[1], -seconds)):
             one.flows[other.index], one.seconds[other.index] = flow, later

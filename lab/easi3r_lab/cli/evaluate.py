@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from easi3r_lab.cli import data_sets
+from easi3r_lab.cli.tables import as_text, rounded
+
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from easi3r_lab.eval.synthetic_clips import ClipSpec
+    from easi3r_lab.synthetic.clips import RenderedFrame
     from easi3r_ros.core.config import PipelineConfig
 
 app = typer.Typer(help="Accuracy on clips whose truth is known; docs/accuracy.md is made of it.", no_args_is_help=True)
@@ -38,7 +47,25 @@ PAIR_COLUMNS = (
     ("direction deg", "direction", 1),
     ("pairs", "pairs", 0),
 )
-
+OBJECT_COLUMNS = (
+    ("velocity error m/s", "velocity_error", 2),
+    ("true speed", "true_speed", 2),
+    ("direction deg", "direction_degrees", 0),
+    ("place error m", "position_error", 2),
+    ("in 95 %", "within", 2),
+    ("found", "found", 2),
+    ("id switches", "switches", 0),
+    ("movers", "movers", 0),
+    ("false per image", "false_objects", 2),
+)
+METRES_COLUMNS = (
+    ("locked after m", "locked_after", 2),
+    ("share of frames", "locked", 2),
+    ("error", "error", 3),
+    ("sigma", "sigma", 3),
+    ("largest error", "largest", 3),
+    ("error of the way", "path_error", 3),
+)
 
 Checkpoints = Annotated[
     list[str] | None,
@@ -48,6 +75,30 @@ Checkpoints = Annotated[
     ),
 ]
 Classical = Annotated[bool, typer.Option("--classical/--no-classical", help="The classical backbone.")]
+Seeds = Annotated[str, typer.Option(help="Comma-separated; no training or tuning uses 100 and above.")]
+Frames = Annotated[int, typer.Option(help="Length of each clip, 320 x 240.", min=10)]
+Rate = Annotated[float, typer.Option(help="Frames per second of the clips.", min=1.0)]
+Assignments = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting.")]
+
+Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON per row instead of a table.")]
+Root = Annotated[Path, typer.Argument(metavar="ROOT", help="The folder that holds JPEGImages and Annotations.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Keep the result of each sequence here; the same command then goes on.")
+]
+DAVIS_COLUMNS = (
+    ("J mean", "region.mean", 3),
+    ("J recall", "region.recall", 2),
+    ("J decay", "region.decay", 2),
+    ("F mean", "boundary.mean", 3),
+    ("F recall", "boundary.recall", 2),
+    ("F decay", "boundary.decay", 2),
+    ("JM from frame 5", "settled_jm", 3),
+    ("JR", "settled_jr", 2),
+    ("precision", "precision", 2),
+    ("recall", "recall", 2),
+    ("lost %", "lost_percent", 1),
+    ("ms", "ms", 0),
+)
 
 
 @app.command()
@@ -55,10 +106,10 @@ def synthetic(
     presets: Annotated[str, typer.Option(help="Comma-separated names of rendered scenes.")] = PRESETS,
     checkpoint: Checkpoints = None,
     classical: Classical = True,
-    seeds: Annotated[str, typer.Option(help="Comma-separated; no training or tuning uses 100 and above.")] = "101,102",
-    frames: Annotated[int, typer.Option(help="Length of each clip, 320 x 240.", min=10)] = 60,
-    rate: Annotated[float, typer.Option(help="Frames per second of the clips.", min=1.0)] = 30.0,
-    assignments: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting.")] = None,
+    seeds: Seeds = "101,102",
+    frames: Frames = 60,
+    rate: Rate = 30.0,
+    assignments: Assignments = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per row instead of a table.")] = False,
 ) -> None:
     """Masks, cues, depth and camera on rendered clips, with their movers frozen as a control, beside baselines."""
@@ -73,9 +124,125 @@ def synthetic(
     for row in rows(_names(presets, "--presets"), chosen, frames, configs, rate):
         collected.append(row)
         if as_json:
-            typer.echo(json.dumps(_rounded(row.as_dict())))
+            typer.echo(json.dumps(rounded(row.as_dict())))
     if not as_json:
         _print(collected)
+
+
+@app.command("map")
+def ghosts(
+    presets: Annotated[str, typer.Option(help="Comma-separated names of rendered scenes with movers.")] = MOVING,
+    seeds: Seeds = "101,102",
+    frames: Frames = 60,
+    rate: Rate = 30.0,
+    assignments: Assignments = None,
+) -> None:
+    """Ghosts that movers leave in the map at the end of a clip, with and without masks and their removal."""
+    from easi3r_lab.eval.moving_things import map_scores
+
+    total: dict[str, list[int]] = {}
+    table = _table("clip", "seed", "map", "ghosts", "% of those without masks", "static points")
+    (config,) = _configs(None, True, assignments).values()
+    for spec, clip in _clips(presets, seeds, frames, rate):
+        scores = map_scores(clip, config)
+        _add_ghosts(table, (spec.preset, str(spec.seed)), {k: (v.ghosts, v.static) for k, v in scores.items()})
+        for way, score in scores.items():
+            ghosts_, static = total.setdefault(way, [0, 0])
+            total[way] = [ghosts_ + score.ghosts, static + score.static]
+    _add_ghosts(table, ("all", ""), total)
+    _show(table)
+
+
+@app.command()
+def objects(
+    presets: Annotated[str, typer.Option(help="Comma-separated names of rendered scenes with movers.")] = MOVING,
+    seeds: Seeds = "101,102",
+    frames: Frames = 60,
+    rate: Rate = 30.0,
+    assignments: Assignments = None,
+) -> None:
+    """Objects and their ids: velocity error, id switches; with the depth that one camera has, and with a true one."""
+    from easi3r_lab.eval.moving_things import results_of, score_of_objects, with_true_depth
+    from easi3r_ros.core.config import with_settings
+
+    table = _table("clip", "seed", "depth", *(title for title, _, _ in OBJECT_COLUMNS))
+    (config,) = _configs(None, True, assignments).values()
+    measured = with_settings(config, {"clouds.movers": "measured"})
+    for spec, clip in _clips(presets, seeds, frames, rate):
+        found = results_of(clip, config)
+        for depth, results, settings in (
+            ("estimated", found, config),
+            ("true", with_true_depth(clip, found), measured),
+        ):
+            score = score_of_objects(spec, clip, results, settings)
+            values = (as_text(getattr(score, key), digits) for _, key, digits in OBJECT_COLUMNS)
+            table.add_row(spec.preset, str(spec.seed), depth, *values)
+    _show(table)
+
+
+@app.command()
+def davis16(
+    root: Root,
+    checkpoint: Checkpoints = None,
+    classical: Classical = True,
+    assignments: Assignments = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Masks on the validation sequences of DAVIS 2016 (or those that are there), online: J and F as DAVIS has them."""
+    options = {"checkpoints": checkpoint, "classical": classical, "assignments": assignments}
+    _davis("davis16", root, options, out, as_json)
+
+
+@app.command()
+def davis17(
+    root: Root,
+    checkpoint: Checkpoints = None,
+    classical: Classical = True,
+    assignments: Assignments = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """As davis16 on the validation sequences of DAVIS 2017; all their objects together are one foreground."""
+    options = {"checkpoints": checkpoint, "classical": classical, "assignments": assignments}
+    _davis("davis17", root, options, out, as_json)
+
+
+@app.command("davis-all")
+def davis_all(
+    root: Root,
+    checkpoint: Checkpoints = None,
+    classical: Classical = True,
+    assignments: Assignments = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """As davis17, on every sequence that is there."""
+    options = {"checkpoints": checkpoint, "classical": classical, "assignments": assignments}
+    _davis("davis-all", root, options, out, as_json)
+
+
+@app.command()
+def metres(
+    presets: Annotated[str, typer.Option(help="Comma-separated names of rendered scenes.")] = f"patrol,{PRESETS}",
+    seeds: Seeds = "101,102",
+    frames: Frames = 90,
+    rate: Rate = 30.0,
+    assignments: Assignments = None,
+) -> None:
+    """Metres from odometry, a depth sensor and the camera's height: when they are known, and how far off they are."""
+    from easi3r_lab.eval.metres import SOURCES, score
+    from easi3r_lab.eval.moving_things import results_of
+
+    table = _table("clip", "seed", "source", *(title for title, _, _ in METRES_COLUMNS))
+    (config,) = _configs(None, True, assignments).values()
+    for spec, clip in _clips(presets, seeds, frames, rate):
+        results = results_of(clip, config)
+        for source in SOURCES:
+            found = score(clip, results, source, config)
+            values = ("-" if found is None else as_text(getattr(found, key), d) for _, key, d in METRES_COLUMNS)
+            table.add_row(spec.preset, str(spec.seed), source, *values)
+    _show(table)
 
 
 @app.command()
@@ -104,7 +271,7 @@ def pairs(
         for known in (True, False):
             with torch.inference_mode():
                 figures = pair_accuracy(backbone, long_side, known)
-            row = (_text(figures[key], digits) for _, key, digits in PAIR_COLUMNS)
+            row = (as_text(figures[key], digits) for _, key, digits in PAIR_COLUMNS)
             table.add_row(name, "yes" if known else "no", *row)
     Console(width=160).print(table)
 
@@ -139,8 +306,86 @@ def attention(
                 if not table.rows:
                     for name in auc:
                         table.add_column(name, no_wrap=True)
-                table.add_row(preset, str(seed), "frozen" if frozen else "moving", *(_text(v, 2) for v in auc.values()))
+                table.add_row(
+                    preset, str(seed), "frozen" if frozen else "moving", *(as_text(v, 2) for v in auc.values())
+                )
     Console(width=160).print(table)
+
+
+def _clips(presets: str, seeds: str, frames: int, rate: float) -> Iterator[tuple[ClipSpec, list[RenderedFrame]]]:
+    """One after the other, rendered."""
+    import torch
+
+    from easi3r_lab.eval.synthetic_clips import ClipSpec, render
+
+    torch.set_num_threads(1)
+    for preset in _names(presets, "--presets"):
+        for seed in [_number(text) for text in _names(seeds, "--seeds")]:
+            spec = ClipSpec(preset, seed, frames, rate=rate)
+            yield spec, render(spec)
+
+
+def _table(*headings: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.MARKDOWN)
+    for heading in headings:
+        table.add_column(heading, no_wrap=True)
+    return table
+
+
+def _show(table: Table) -> None:
+    from rich.console import Console
+
+    Console(width=160).print(table)
+
+
+def _add_ghosts(table: Table, clip: tuple[str, str], scores: dict[str, Sequence[int]]) -> None:
+    """scores: by how the map was made, ghosts and static points; the first is what the others are compared with."""
+    most = next(iter(scores.values()))[0]
+    for way, (ghosts_, static) in scores.items():
+        share = f"{100 * ghosts_ / most:.1f}" if most else "-"
+        table.add_row(*clip, way, str(ghosts_), share, str(static))
+
+
+def _davis(kind: str, root: Path, options: dict[str, Any], out: Path | None, as_json: bool) -> None:
+    """Every sequence with every configuration: a table of all, or a line of JSON each and for their mean."""
+    import torch
+    from rich import box
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from easi3r_lab.eval.davis import ResultFolder, find_sequences, mean_score, score_sequence
+
+    torch.set_num_threads(1)
+    sequences, configs = find_sequences(root, kind), _configs(**options)
+    table = Table(box=box.MARKDOWN)
+    for heading in ("sequence", "backbone", *(title for title, _, _ in DAVIS_COLUMNS)):
+        table.add_column(heading, no_wrap=True)
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task(kind, total=len(configs) * sum(len(sequence.images) for sequence in sequences))
+        for name, config in configs.items():
+            folder, scores = ResultFolder(out, config), []
+            for sequence in sequences:
+                progress.update(task, description=sequence.name)
+                score = folder.get(sequence.name)
+                if score is None:
+                    score = score_sequence(sequence, config, lambda: progress.advance(task))
+                    folder.put(score)
+                else:
+                    progress.advance(task, len(sequence.images))
+                scores.append(score)
+            for score in (*scores, mean_score(scores)):
+                if as_json:
+                    typer.echo(json.dumps(rounded({"data": kind, "backbone": name, **asdict(score)})))
+                row = (as_text(attrgetter(key)(score), digits) for _, key, digits in DAVIS_COLUMNS)
+                table.add_row(score.name, name, *row)
+    if not as_json:
+        console = Console(width=160)
+        console.print(table)
+        data_sets.print_yardstick(kind, console)
 
 
 def _configs(
@@ -178,15 +423,6 @@ def _number(text: str) -> int:
         raise typer.BadParameter(f"--seeds: '{text}' is no whole number") from None
 
 
-def _rounded(value: Any) -> Any:
-    """JSON knows no nan; four digits are enough."""
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, float):
-        return None if math.isnan(value) else round(value, 4)
-    return value
-
-
 def _print(collected: list) -> None:
     from rich import box
     from rich.console import Console
@@ -199,16 +435,15 @@ def _print(collected: list) -> None:
         cues.add_column(heading, no_wrap=True)
     for row in collected:
         if row.figures:
-            values = [_text(row.figures[name], digits) for _, name, digits in COLUMNS]
-            figures.add_row(row.preset, row.method, *values, _text(row.frozen_false_percent, 2))
+            values = [as_text(row.figures[name], digits) for _, name, digits in COLUMNS]
+            figures.add_row(row.preset, row.method, *values, as_text(row.frozen_false_percent, 2))
         for name, cue in row.cues.items():
             label = name if row.method == "baselines" else f"{row.method}: {name}"
             frozen = row.frozen_auc.get(name, float("nan"))
-            cues.add_row(row.preset, label, _text(cue.auc, 3), _text(frozen, 3), _text(cue.jm, 2))
+            cues.add_row(row.preset, label, as_text(cue.auc, 3), as_text(frozen, 3), as_text(cue.jm, 2))
     console = Console(width=160)
     console.print(figures)
     console.print(cues)
 
 
-def _text(value: float, digits: int) -> str:
-    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+data_sets.register(app, _configs)

@@ -38,8 +38,20 @@ class NodeProcess:
 
     def peak_memory_mb(self) -> float:
         """Largest resident memory so far, MiB."""
+        return self._memory_mb("VmHWM")
+
+    def memory_mb(self) -> float:
+        """Resident memory now, MiB."""
+        return self._memory_mb("VmRSS")
+
+    def cpu_seconds(self) -> float:
+        """Time of all its threads on a core so far, by which other processes are left out."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime, stime
+
+    def _memory_mb(self, name: str) -> float:
         status = Path(f"/proc/{self.pid}/status").read_text()
-        kib = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
+        kib = next(line.split()[1] for line in status.splitlines() if line.startswith(f"{name}:"))
         return int(kib) / 1024
 
     def interrupt(self) -> None:

@@ -7,6 +7,7 @@ computed by evo. Depth: up to one scale for a whole sequence.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -17,6 +18,7 @@ from evo.core.trajectory import PosePath3D
 
 BOUNDARY_TOLERANCE = 0.008  # of the image diagonal, as DAVIS
 RECALL_THRESHOLD = 0.5
+QUARTERS = 4
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,24 @@ class MaskScore:
     jr: float
     fm: float
     fr: float
+
+
+@dataclass(frozen=True)
+class SequenceStatistics:
+    """Of one measure over the frames of a sequence, as DAVIS reports it."""
+
+    mean: float
+    recall: float  # share of frames above 0.5
+    decay: float  # mean of the first quarter minus that of the last: what is lost over time
+
+
+def sequence_statistics(values: Sequence[float]) -> SequenceStatistics:
+    """values: one per frame that counts. As the benchmark's own code has it, quarters share their border frames."""
+    values = np.asarray(values, np.float64)
+    borders = np.round(np.linspace(1, len(values), QUARTERS + 1) + 1e-10).astype(int) - 1
+    quarters = [values[a : b + 1] for a, b in zip(borders[:-1], borders[1:], strict=True)]
+    decay = float(quarters[0].mean() - quarters[-1].mean())
+    return SequenceStatistics(float(values.mean()), float((values > RECALL_THRESHOLD).mean()), decay)
 
 
 def region_similarity(predicted: np.ndarray, truth: np.ndarray) -> float:
