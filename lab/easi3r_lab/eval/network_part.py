@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from easi3r_ros.core.bench import SIZES, PlainBackbone, moving_patterns, published_attention
+from easi3r_ros.core.bench import SIZES, PlainBackbone, moving_patterns, published_attention, spec_for
 from easi3r_ros.core.config import BackboneConfig, PreprocessConfig
 from easi3r_ros.core.dust3r.generated import random_network
 from easi3r_ros.core.dust3r.inference import Dust3rBackbone
@@ -42,7 +42,7 @@ def measure(size: str, resolution: tuple[int, int], rounds: int) -> NetworkPart:
     config = BackboneConfig(device="cpu")
     fast, plain = Dust3rBackbone(network, config), PlainBackbone(network, config)
     stream = moving_patterns(resolution)
-    inputs = [prepare(next(stream), fast.input_spec, PreprocessConfig(max(resolution))) for _ in range(2)]
+    inputs = [prepare(next(stream), spec_for(resolution), PreprocessConfig()) for _ in range(2)]
     features = tuple(fast.encode(image) for image in inputs)
     mask = torch.zeros(inputs[0].image.shape[:2], dtype=torch.bool)
     mask[: mask.shape[0] // 3] = True
