@@ -115,6 +115,24 @@ def test_what_disagrees_is_not_used_and_is_shown_our_mask_again():
     assert settled(refiner, 3, NOTHING) is NOTHING  # whatever it says: nothing was seen to move
 
 
+def test_what_came_too_late_is_judged_all_the_same():
+    tracker = StandIn(square(10))
+    refiner = MaskRefiner(tracker)
+    ours = square(0)
+    settled(refiner, 0, ours)
+    finish(refiner)
+    tracker.gate.clear()
+    assert settled(refiner, 1, ours) is ours
+    tracker.gate.set()
+    finish(refiner)
+    assert refiner.settle(frame(2), ours) is ours
+    finish(refiner)
+    assert [call for call in tracker.calls if call[0] == "prompt"] == [("prompt", 0), ("prompt", 1), ("prompt", 2)]
+    for index in range(3, 60):  # never an answer: nothing piles up
+        refiner.settle(frame(index), ours)
+    assert len(refiner._ours) <= 30
+
+
 def test_memory_is_refreshed_and_forgotten():
     tracker = StandIn()
     refiner = MaskRefiner(tracker, wait=PATIENCE)
@@ -301,4 +319,4 @@ def test_the_pipeline_publishes_the_refined_mask(monkeypatch):
 
 
 def test_without_it_nothing_is_loaded():
-    assert MotionConfig().refine != "sam2" and Pipeline(PipelineConfig())._refiner is None
+    assert MotionConfig().refine == "border" and Pipeline(PipelineConfig())._refiner is None

@@ -141,7 +141,10 @@ class Pipeline:
 
     @property
     def _partners(self) -> Partners:
-        return self._possible.first(self._level.partners)
+        frames, partners = tuple(self._window.features.values()), self._possible
+        if frames and partners is self.backbone.default_partners:  # neither a user nor a lack of memory decides
+            partners = self.backbone.partners_after(frames)
+        return partners.first(self._level.partners)
 
     @property
     def _fewest(self) -> int:

@@ -24,6 +24,7 @@ REFRESH = 60  # images after which our mask is shown again: memories drift
 SMALLEST = 5e-4  # share of the image: less is nothing to follow
 FORGET = 15  # images in a row without a mover, after which none is followed any more
 KEPT = 4  # answers
+OURS = 30  # masks of our own, until the answer is there
 
 
 class MaskTracker(Protocol):
@@ -60,6 +61,8 @@ class MaskRefiner:
         self._waiting: dict[str, Job] = {}  # "prompt", "track": the newest of each
         self._in_hand: Job | None = None
         self._answers: dict[int, np.ndarray] = {}
+        self._ours: dict[int, np.ndarray] = {}
+        self._judged = -1  # newest index whose answer was compared with ours
         self._life = 0  # counts resets
         self._follows = False
         self._prompted_at = self._without = 0
@@ -70,7 +73,8 @@ class MaskRefiner:
             self._life += 1
             self._waiting.clear()
             self._answers.clear()
-            self._follows, self._forgets, self._without = False, True, 0
+            self._ours.clear()
+            self._follows, self._forgets, self._without, self._judged = False, True, 0, -1
             self._start()
 
     def see(self, frame: Frame) -> None:
@@ -87,9 +91,24 @@ class MaskRefiner:
             if expected and self._wait > 0:
                 self._changed.wait_for(lambda: frame.index in self._answers or self._broken, self._wait)
             refined = self._answers.get(frame.index)
-        agrees = refined is not None and overlap(refined, mask) >= AGREES
-        self._follow(frame, mask, disagrees=refined is not None and not agrees)
-        return refined if agrees else mask
+            self._ours[frame.index] = mask
+            self._ours.pop(frame.index - OURS, None)
+            judged = self._judge()
+        self._follow(frame, mask, disagrees=judged is False)
+        return refined if refined is not None and judged else mask
+
+    def _judge(self) -> bool | None:
+        """Whether the newest answer that was not judged yet agrees with our mask of its image; None: there is none.
+
+        An answer that came too late to be used still says whether it follows the right thing.
+        """
+        new = [index for index in self._answers if index > self._judged and index in self._ours]
+        if not new:
+            return None
+        self._judged = max(new)
+        verdict = overlap(self._answers[self._judged], self._ours[self._judged]) >= AGREES
+        self._ours = {index: mask for index, mask in self._ours.items() if index > self._judged}
+        return verdict
 
     def _jobs(self) -> tuple[Job | None, ...]:
         return (*self._waiting.values(), self._in_hand)
@@ -149,7 +168,7 @@ class MaskRefiner:
 
     def _give_up(self, error: Exception) -> None:
         what = f"{type(error).__name__}: {error}"
-        log.error("masks are no longer refined (%s): they are those of motion.refine none", what)
+        log.error("masks are no longer refined (%s): they are those of motion.refine border", what)
         with self._changed:
             self._broken, self._working, self._in_hand = True, False, None
             self._waiting.clear()
@@ -159,4 +178,4 @@ class MaskRefiner:
 def overlap(a: np.ndarray, b: np.ndarray) -> float:
     """Intersection over union of two (H, W) bool masks; 0 where both are empty."""
     union = np.count_nonzero(a | b)
-    return np.count_nonzero(a & b) / union if union else 0.0
+    return float(np.count_nonzero(a & b) / union) if union else 0.0
