@@ -272,7 +272,8 @@ class Pipeline:
             parcel = Parcel("samples")
             share = self._moving_share(image, masks, parcel)
             aligned = self._aligner.update(frame.index, geometry, masks, image.K, image.image.shape[:2], parcel)
-        moving = 0.0 if share is None else float(share.open())
+        # Attention only ranks: what moves most is always much, and says nothing of how much it is.
+        moving = float(share.open()) if share is not None and self._cue.needs_motion else 0.0
         aligned = doubted(aligned, image.image, recognised, moving)
         self._take_note(aligned)
         self._motion = motion
