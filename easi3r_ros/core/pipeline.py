@@ -261,7 +261,7 @@ class Pipeline:
                 masks = Masks(motion, self._new_edges())
         with watch("pointmaps"):
             geometry = self._pointmaps(answers)
-        recognised = recognised_share(frame.index, geometry)
+        recognised = recognised_share(frame.index, geometry, image.image)
         if recognised < UNRECOGNISED:
             reason = f"only {recognised:.0%} of the image is found again in those before: another scene, or a fast turn"
             shape = image.image.shape[:2]
