@@ -25,7 +25,14 @@ from easi3r_ros.core.two_view.flow import (
     widened,
 )
 from easi3r_ros.core.two_view.refine import FocalBelief, Motion, camera_from, focal_from_fov, sample_matches
-from easi3r_ros.core.two_view.rigid import SAMPLE, fit_rigid, implausible_depth, off_homography, plausible_range
+from easi3r_ros.core.two_view.rigid import (
+    SAMPLE,
+    depth_violation,
+    fit_rigid,
+    implausible_depth,
+    off_homography,
+    plausible_range,
+)
 from easi3r_ros.core.types import (
     Edge,
     Features,
@@ -45,7 +52,7 @@ MOST_CONFIDENT = 6.0
 FARTHEST = 50.0  # median depths: what is called infinity
 NEAREST = 50.0  # inverse median depths: nearer than that is noise
 FARTHEST_BACK, NEAREST_BACK = 0.15, 0.08  # seconds between the frames of the longer of two pairs
-REACH = 0.022  # image widths: flow of the longer pair that is enough for parallax; more of it is lost
+REACH = 0.0156  # image widths: flow of the longer pair that is enough for parallax; more of it is lost
 CELL = 8  # pixels per side of a token
 STRONG_GRADIENT = 50.0  # grey levels per pixel
 FORGETTING = 0.9  # per pair, of what was learned about the focal length: zoom lenses
@@ -153,7 +160,10 @@ def measure(flow: Flow, motion: Motion | None, moving: np.ndarray | None) -> Mea
         return Measured(np.ones(shape, np.float32), np.zeros(shape, np.float32), off_homography(flow, motion, moving))
     fit = fit_rigid(flow, motion, moving)
     weight = static_weight(fit.information, fit.epipolar, moving)
-    violation = implausible_depth(fit.inverse_depth, fit.information, *plausible_range(fit.inverse_depth, weight))
+    if motion.focal.known:
+        violation = depth_violation(fit.inverse_depth, fit.information, *plausible_range(fit.inverse_depth, weight))
+    else:  # depths are as wrong as the camera: nothing that may stand there is to be called a mover for its depth
+        violation = implausible_depth(fit, weight)
     return Measured(fit.inverse_depth, weight, np.hypot(fit.epipolar, violation))
 
 
