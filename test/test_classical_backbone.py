@@ -235,3 +235,13 @@ def test_the_longer_pair_reaches_less_far_back_the_faster_the_image_is(shift, se
     flow = Flow(SIZE, moved, np.ones((3, *shape), np.float32), np.zeros(shape, np.float32))
     frames[1].tracked.flows[0], frames[1].tracked.seconds[0] = flow, -0.1
     assert backbone.partners_after(frames).seconds == pytest.approx((0.0, seconds))
+
+
+def test_that_a_calibration_would_help_is_said_once(caplog):
+    backbone, image = ClassicalBackbone(), render(ROOM, np.eye(4))[0]
+    backbone.encode(network_input(image, 0))
+    assert not caplog.records
+    for i in (1, 2):
+        backbone.encode(network_input(image, i, None))
+    (record,) = caplog.records
+    assert "60 degrees" in record.getMessage() and "6.7 %" in record.getMessage()

@@ -6,6 +6,7 @@ what is kept of a frame, an unordered pair solved once for both of its orders, t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -43,6 +44,8 @@ from easi3r_ros.core.types import (
     PairMotion,
     Partners,
 )
+
+log = logging.getLogger(__name__)
 
 DOUBTFUL_EPIPOLAR = 3.0  # standard deviations off the epipolar line at which a depth weighs a quarter
 SURFACE_VARIATION = 0.1  # relative: how far inverse depth may differ from that of its surroundings
@@ -297,9 +300,17 @@ class ClassicalBackbone(Backbone):
         """horizontal_fov: degrees, assumed while intrinsics are not known."""
         self._horizontal_fov = horizontal_fov
         self._flow = FlowEstimator()
+        self._advised = False
 
     def encode(self, image: NetworkInput) -> ClassicalFeatures:
         """Raises ValueError for an image too small for optical flow."""
+        if image.K is None and not self._advised:
+            self._advised = True
+            log.warning(
+                "the camera is not calibrated: its field of view is taken to be %g degrees until it turns. With a "
+                "camera_info poses are 2 to 6 times better (KITTI: 1.2 instead of 6.7 %% of the path)",
+                self._horizontal_fov,
+            )
         return extract(image)
 
     def partners_after(self, frames: Sequence[ClassicalFeatures]) -> Partners:
