@@ -389,7 +389,7 @@ class OddsCue(MotionCue):
         total = np.clip(total, -MOST_LOG_ODDS, MOST_LOG_ODDS)
         maps = said if len(self._sources) == 1 else {**said, self.name: total}
         colours = before
-        if self._config.refine != "none":  # sam2 is prompted with the better mask, too
+        if self._config.refine != "none":
             total, colours = with_border(feature.input.image, total, threshold, before)
             pixels: _Pixels = _BorderPixels(total, self._guide(feature), threshold)
         else:
