@@ -24,6 +24,14 @@ def quick(monkeypatch):
     monkeypatch.setattr(BenchConfig.__init__, "__defaults__", (*BenchConfig.__init__.__defaults__[:-1], 3))
 
 
+@pytest.mark.parametrize("resolution", [(64, 64), (96, 32), (32, 96)])
+def test_images_of_any_whole_patches_stay_as_they_are(quick, resolution):
+    report = measure(
+        BenchConfig(size="tiny", resolution=resolution, device="cpu", cue="attention", frames=1, partners=2)
+    )
+    assert report["resolution"] == list(resolution) and report["fps"] > 0
+
+
 def check(report, crossings):
     assert set(KEYS) | {"crossings", "peak_mb"} <= report.keys()
     assert set(report["latency_ms"]) == {"p50", "p95", "p99"}

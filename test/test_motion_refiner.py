@@ -319,4 +319,4 @@ def test_the_pipeline_publishes_the_refined_mask(monkeypatch):
 
 
 def test_without_it_nothing_is_loaded():
-    assert MotionConfig().refine != "sam2" and Pipeline(PipelineConfig())._refiner is None
+    assert MotionConfig().refine == "border" and Pipeline(PipelineConfig())._refiner is None

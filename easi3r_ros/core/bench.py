@@ -38,7 +38,16 @@ from easi3r_ros.core.dust3r.network import NetworkConfig
 from easi3r_ros.core.engine import CrossingCounter, observed, synchronize
 from easi3r_ros.core.geometry import intrinsics, unproject
 from easi3r_ros.core.pipeline import Pipeline, StopWatch
-from easi3r_ros.core.types import Features, Frame, FrameResult, NetworkInput, PairAnswer, PairGeometry, TrackingState
+from easi3r_ros.core.types import (
+    Features,
+    Frame,
+    FrameResult,
+    InputSpec,
+    NetworkInput,
+    PairAnswer,
+    PairGeometry,
+    TrackingState,
+)
 
 SIZES = {
     "full": NetworkConfig(),
@@ -130,7 +139,7 @@ def setting(config: BenchConfig, device: torch.device) -> dict:
 
 def figures(config: BenchConfig, network: Dust3rBackbone, mode: str) -> dict:
     """Rate, latency, time per stage, arithmetic, launches, crossings and memory of one way of computing."""
-    backbone = MeteredBackbone(network)
+    backbone = MeteredBackbone(network, config.resolution)
     pipeline = Pipeline(config.pipeline(mode), backbone)
     frames = moving_patterns(config.resolution)
     device = network.device
@@ -194,14 +203,21 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     return (255 * np.clip(total / 4.5, 0, 1)).astype(np.uint8)
 
 
+def spec_for(resolution: tuple[int, int]) -> InputSpec:
+    """What leaves images of that (w, h) as they are, square ones too."""
+    return InputSpec(max(resolution), PATCH, square=resolution[0] == resolution[1])
+
+
 class MeteredBackbone(Backbone):
     """A network that measures its own time, and whose pointmaps are replaced by those of a plane."""
 
     has_attention = True
 
-    def __init__(self, network: Dust3rBackbone):
+    def __init__(self, network: Dust3rBackbone, resolution: tuple[int, int] | None = None):
+        """resolution: (w, h) of the images to come, which are to stay as they are; None: as the network wants them."""
         self.network = network
-        self.name, self.input_spec, self.default_partners = "bench", network.input_spec, network.default_partners
+        self.name, self.default_partners = "bench", network.default_partners
+        self.input_spec = network.input_spec if resolution is None else spec_for(resolution)
         self.milliseconds: float | None = None  # spent in the network; None: not measured, which costs waiting
 
     @contextmanager

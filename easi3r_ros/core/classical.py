@@ -25,7 +25,7 @@ from easi3r_ros.core.two_view.flow import (
     widened,
 )
 from easi3r_ros.core.two_view.refine import FocalBelief, Motion, camera_from, focal_from_fov, sample_matches
-from easi3r_ros.core.two_view.rigid import SAMPLE, depth_violation, fit_rigid, off_homography, plausible_range
+from easi3r_ros.core.two_view.rigid import SAMPLE, fit_rigid, implausible_depth, off_homography, plausible_range
 from easi3r_ros.core.types import (
     Edge,
     Features,
@@ -44,6 +44,8 @@ CONFIDENCE_PER_SIGNIFICANCE = 0.05  # confidence 1.2 is a depth known to 25 %, 3
 MOST_CONFIDENT = 6.0
 FARTHEST = 50.0  # median depths: what is called infinity
 NEAREST = 50.0  # inverse median depths: nearer than that is noise
+FARTHEST_BACK, NEAREST_BACK = 0.15, 0.08  # seconds between the frames of the longer of two pairs
+REACH = 0.022  # image widths: flow of the longer pair that is enough for parallax; more of it is lost
 CELL = 8  # pixels per side of a token
 STRONG_GRADIENT = 50.0  # grey levels per pixel
 FORGETTING = 0.9  # per pair, of what was learned about the focal length: zoom lenses
@@ -151,7 +153,7 @@ def measure(flow: Flow, motion: Motion | None, moving: np.ndarray | None) -> Mea
         return Measured(np.ones(shape, np.float32), np.zeros(shape, np.float32), off_homography(flow, motion, moving))
     fit = fit_rigid(flow, motion, moving)
     weight = static_weight(fit.information, fit.epipolar, moving)
-    violation = depth_violation(fit.inverse_depth, fit.information, *plausible_range(fit.inverse_depth, weight))
+    violation = implausible_depth(fit.inverse_depth, fit.information, *plausible_range(fit.inverse_depth, weight))
     return Measured(fit.inverse_depth, weight, np.hypot(fit.epipolar, violation))
 
 
@@ -279,7 +281,7 @@ class ClassicalBackbone(Backbone):
     input_spec = InputSpec(long_side=320)
     detail = 2  # flow and depth are computed on every second pixel
     # The last frame, and one far enough back for parallax: by time, because a slow machine drops frames.
-    default_partners = Partners(seconds=(0.0, 0.08))
+    default_partners = Partners(seconds=(0.0, FARTHEST_BACK))
 
     def __init__(self, horizontal_fov: float = 60.0):
         """horizontal_fov: degrees, assumed while intrinsics are not known."""
@@ -289,6 +291,13 @@ class ClassicalBackbone(Backbone):
     def encode(self, image: NetworkInput) -> ClassicalFeatures:
         """Raises ValueError for an image too small for optical flow."""
         return extract(image)
+
+    def partners_after(self, frames: Sequence[ClassicalFeatures]) -> Partners:
+        """As the base class: not so far back that a fast image has left what the flow can find."""
+        speed = next((seen for frame in reversed(frames[:-1]) if (seen := frame.tracked.speed())), 0.0)
+        share = speed / frames[-1].tracked.size[0]  # image widths per second
+        longest = FARTHEST_BACK if not share else float(np.clip(REACH / share, NEAREST_BACK, FARTHEST_BACK))
+        return Partners(seconds=(0.0, longest))
 
     def decode(
         self,

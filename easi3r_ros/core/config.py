@@ -133,9 +133,9 @@ class MotionConfig:
     )
     refine: str = setting(
         "border",
-        "Borders of the mask. border: where the colours of what moves and of what stands part (not for the attention "
-        "cue alone); sam2: besides, SAM 2 follows what moves beside the pipeline, and its mask replaces ours where it "
-        "is ready in time and agrees (needs the package sam2 and motion.sam2_checkpoint); none: as the flow has them.",
+        "How masks are drawn. border: where the colours of what moves and of what stands part; none: as the flow has "
+        "it. Not for the attention cue alone. sam2: border, and SAM 2 follows what moves beside the pipeline; its mask "
+        "replaces ours where it is ready in time and agrees (package sam2, motion.sam2_checkpoint).",
         choices=("none", "border", "sam2"),
     )
     sam2_checkpoint: str = setting("", "With refine sam2: the model, a .pt file as Meta distributes it.")

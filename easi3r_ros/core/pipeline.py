@@ -28,6 +28,7 @@ from easi3r_ros.core.out_of_memory import ADVICE, OutOfMemory, attempt, release_
 from easi3r_ros.core.preprocess import camera_intrinsics, plan, prepare, seen_share, to_camera
 from easi3r_ros.core.sight import (
     DOUBTFUL,
+    UNDECIDED,
     UNRECOGNISED,
     is_same,
     little_texture,
@@ -140,7 +141,10 @@ class Pipeline:
 
     @property
     def _partners(self) -> Partners:
-        return self._possible.first(self._level.partners)
+        frames, partners = tuple(self._window.features.values()), self._possible
+        if frames and partners is self.backbone.default_partners:  # neither a user nor a lack of memory decides
+            partners = self.backbone.partners_after(frames)
+        return partners.first(self._level.partners)
 
     @property
     def _fewest(self) -> int:
@@ -268,7 +272,8 @@ class Pipeline:
             parcel = Parcel("samples")
             share = self._moving_share(image, masks, parcel)
             aligned = self._aligner.update(frame.index, geometry, masks, image.K, image.image.shape[:2], parcel)
-        aligned = doubted(aligned, image.image, recognised)
+        moving = 0.0 if share is None else float(share.open())
+        aligned = doubted(aligned, image.image, recognised, moving)
         self._take_note(aligned)
         self._motion = motion
         if self._journal is not None:
@@ -482,13 +487,18 @@ class Answer(NamedTuple):
         return result.changed(frame=frame, latency_ms=watch.milliseconds, **same)
 
 
-def doubted(aligned: AlignedFrame, image: np.ndarray, recognised: float) -> AlignedFrame:
-    """A frame with a place, DEGRADED where its image is a weak reason for it."""
+def doubted(aligned: AlignedFrame, image: np.ndarray, recognised: float, moving: float) -> AlignedFrame:
+    """A frame with a place, DEGRADED where its image is a weak reason for it.
+
+    recognised, moving: shares of the image that are found again in earlier ones, and that the mask takes.
+    """
     if aligned.state is not TrackingState.TRACKING:
         return aligned
     reason = little_texture(image)
     if not reason and recognised < DOUBTFUL:
         reason = f"only {recognised:.0%} of the image is found again in those before"
+    if not reason and moving > UNDECIDED:
+        reason = f"{moving:.0%} of the image moves: what is the world and what moves in it is not certain"
     return replace(aligned, state=TrackingState.DEGRADED, reason=reason) if reason else aligned
 
 

@@ -21,6 +21,7 @@ NOISE_SHARE = 0.75  # of the variance that is finer than five pixels; 0.03 to 0.
 LOW_CONTRAST = 24  # grey levels between dark and bright
 FLAT = 6  # grey levels: below that there is not even low contrast
 SAME = 0.02  # mean difference in grey levels: one pixel in fifty by one level
+UNDECIDED = 0.3  # share of the image in the mask, from which the mover may as well be what is taken for the world
 UNRECOGNISED, DOUBTFUL = 0.3, 0.4  # shares of the flow that the way back confirms; 0.9 is usual, 0.2 mere chance
 
 

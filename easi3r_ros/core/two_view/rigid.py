@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from easi3r_ros.core.two_view.flow import Flow
 from easi3r_ros.core.two_view.refine import Camera, Motion, robust_scale, robust_scale_2d
 
 QUANTILE_STEP = 2  # every n-th node: enough for quantiles
-TAILS = (0.1, 0.9)  # quantiles of inverse depth; movers that take more of the image than the tails pass unnoticed
+TAILS = (0.1, 0.75)  # quantiles of inverse depth; movers that take more of the image than the tails pass unnoticed
 FARTHER, NEARER = 0.5, 2.5  # the static world may go on beyond these quantiles by these factors
+SURELY_NEAR = 3.0  # standard deviations
+REACH, HOLD = 2, 6  # nodes: a region is held by so many of its nodes within so many of the border
 SAMPLE = (slice(1, None, 3), slice(1, None, 3))  # nodes that statistics are taken from
 
 
@@ -71,6 +74,25 @@ def depth_violation(inverse_depth: np.ndarray, information: np.ndarray, low: flo
     """(g, k) how far inverse depths are outside of [low, high], in standard deviations."""
     outside = np.maximum(np.maximum(np.float32(low) - inverse_depth, inverse_depth - np.float32(high)), 0)
     return outside * np.sqrt(information)
+
+
+def implausible_depth(inverse_depth: np.ndarray, information: np.ndarray, low: float, high: float) -> np.ndarray:
+    """As `depth_violation`, but what is nearer than `high` may be, if it reaches the border of the image."""
+    violation = depth_violation(inverse_depth, information, low, high)
+    near = (inverse_depth > high) & (violation > SURELY_NEAR)
+    return np.where(near & ~floating(near), 0, violation) if near.any() else violation
+
+
+def floating(near: np.ndarray) -> np.ndarray:
+    """(g, k) bool, which nodes are in regions that `near` (g, k) makes and that end within the image.
+
+    What stands that near reaches up from the border of the image, or from ground as near as itself, which does.
+    """
+    _, labels = cv2.connectedComponents(near.astype(np.uint8), connectivity=4)
+    edges = [labels[:REACH].ravel(), labels[-REACH:].ravel(), labels[:, :REACH].ravel(), labels[:, -REACH:].ravel()]
+    held = np.bincount(np.concatenate(edges), minlength=labels.max() + 1) >= HOLD
+    held[0] = True
+    return ~held[labels]
 
 
 @dataclass(frozen=True)

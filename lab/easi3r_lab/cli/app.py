@@ -126,6 +126,7 @@ bench_align.app.command()(bench_transport.transport)
 bench_align.app.command("after-network")(bench_engine.after_network)
 bench_align.app.command("fast-path")(bench_engine.fast_path)
 bench_align.app.command("long-stream")(bench_engine.long_stream)
+bench_align.app.command("network")(bench_engine.network)
 app.add_typer(bench_align.app, name="bench")
 app.command()(train)
 

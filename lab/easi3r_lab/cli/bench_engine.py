@@ -1,4 +1,4 @@
-"""`easi3r-lab bench after-network | fast-path | long-stream`: the engine; its figures are in docs/performance.md."""
+"""`easi3r-lab bench after-network | fast-path | long-stream | network`: the engine (docs/performance.md)."""
 
 from __future__ import annotations
 
@@ -83,4 +83,25 @@ def long_stream(
         f"{frames} frames, window {window}, {cue}: nothing alive that is more than {result.oldest} frames old; "
         f"memory grew by {result.growth_mb:.1f} MB from frame {frames // 4} on, tensors from "
         f"{result.tensors_mb[1]:.2f} to {result.tensors_mb[-1]:.2f} MB"
+    )
+
+
+def network(
+    size: Annotated[str, typer.Option(help="full or tiny.")] = "full",
+    resolution: Annotated[str, typer.Option(metavar="WxH")] = "512x288",
+    rounds: Annotated[int, typer.Option(min=1)] = 2,
+) -> None:
+    """The network's part of a frame on a CPU beside the plain way, with 5 partners and both passes."""
+    from easi3r_lab.eval.network_part import measure
+    from easi3r_ros.cli.bench import parsed_resolution
+    from easi3r_ros.core.bench import BenchConfig
+
+    config = BenchConfig(size=size, resolution=parsed_resolution(resolution))  # says what cannot be
+    part = measure(config.size, config.resolution, rounds)
+    fast, plain = part.frame(partners=5)
+    typer.echo(
+        f"{size}, {resolution}: CPU seconds: image {part.encode:.2f}, pair {part.decode:.2f}, "
+        f"its heads {part.heads:.2f}, pair in the plain way {part.plain_decode:.2f}; "
+        f"a frame {fast:.1f} / plain {plain:.1f} = {plain / fast:.1f} times faster; "
+        f"largest relative difference {part.difference:.1e}"
     )
