@@ -8,7 +8,7 @@ from helpers_classical import K, angle, angle_between, pose
 
 from easi3r_ros.core.two_view.estimate import estimate_motion
 from easi3r_ros.core.two_view.refine import Camera, FocalBelief, Matches, camera_from, focal_from_fov
-from easi3r_ros.core.two_view.rigid import floating, implausible_depth, triangulate
+from easi3r_ros.core.two_view.rigid import RigidFit, floating, implausible_depth, triangulate
 
 CAMERA = Camera(K[[0, 1], [0, 1]], K[:2, 2])
 KNOWN = FocalBelief(0.0, np.inf)
@@ -157,9 +157,10 @@ def test_a_near_thing_that_reaches_the_border_may_stand_there():
     near[40:, 10:30] = True
     near[20:30, 40:60] = True
     np.testing.assert_array_equal(floating(near), near & (np.arange(80) >= 40))
+    everywhere = np.full((60, 80), 100.0, np.float32)
     inverse_depth = np.where(near, 9.0, 1.0).astype(np.float32)
-    violation = implausible_depth(inverse_depth, np.full((60, 80), 100.0, np.float32), 0.0, 2.0)
+    violation = implausible_depth(RigidFit(inverse_depth, everywhere, 0 * everywhere), everywhere)
     assert violation[50, 20] == 0
-    assert violation[25, 50] == pytest.approx(70)
-    behind = implausible_depth(-inverse_depth, np.full((60, 80), 100.0, np.float32), 0.0, 2.0)
+    assert violation[25, 50] == pytest.approx(65)  # ten times what it is nearer than 2.5
+    behind = implausible_depth(RigidFit(np.where(near, -9, 1), everywhere, 0 * everywhere), everywhere)
     assert behind[50, 20] == pytest.approx(90)

@@ -92,7 +92,8 @@ class MaskRefiner:
                 self._changed.wait_for(lambda: frame.index in self._answers or self._broken, self._wait)
             refined = self._answers.get(frame.index)
             self._ours[frame.index] = mask
-            self._ours.pop(frame.index - OURS, None)
+            if len(self._ours) > OURS:
+                del self._ours[min(self._ours)]
             judged = self._judge()
         self._follow(frame, mask, disagrees=judged is False)
         return refined if refined is not None and judged else mask

@@ -27,7 +27,7 @@ CYCLE = 0.32  # of the distance by which the flow there and back misses
 OUT_OF_VIEW = 30.0  # pixels: the vector ends outside the other image, so it says nothing
 WINDOW = 13  # pixels: about the patch that the flow matches
 
-REFINEMENT = 1  # variational iterations per scale: flow between patches, where borders are
+REFINEMENT = 2  # variational iterations per scale: flow between patches, where borders are
 CONFIRMED = 1.0  # pixels by which the flow there and back may miss; more: occluded or wrong
 
 MASK_MARGIN = 5  # pixels, width of the brush: flow next to a mover is the mover's

@@ -67,7 +67,8 @@ DATA_SETS = {
 
 Root = Annotated[Path, typer.Argument(metavar="ROOT", help="The unpacked data set; nothing is downloaded.")]
 Backbone = Annotated[
-    str, typer.Option(help="auto: the checkpoints, without one classical; classical: that one, too; dust3r.")
+    str,
+    typer.Option(help="classical: that one (too); dust3r: the checkpoints alone; auto: what the other options say."),
 ]
 Checkpoints = Annotated[
     list[str] | None, typer.Option("--checkpoint", help="A file, a folder, or a name. May be repeated.")
@@ -119,14 +120,20 @@ def _command(name: str, configs: Callable[..., dict[str, PipelineConfig]]) -> Ca
         picture: Picture = None,
         as_json: Json = False,
     ) -> None:
-        if backbone not in ("auto", "classical", "dust3r"):
-            raise typer.BadParameter(f"--backbone is '{backbone}', must be auto, classical or dust3r")
-        if backbone == "dust3r" and not checkpoint:
-            raise typer.BadParameter("--backbone dust3r needs a --checkpoint ('easi3r weights list')")
-        chosen = configs(checkpoint, backbone == "classical" or not checkpoint, assignments)
-        _evaluate(Request(name, root, only, every, frames, camera_info, out, picture, as_json), chosen)
+        options = {"checkpoints": checkpoint, "classical": not checkpoint, "assignments": assignments}
+        options = chosen(backbone, options)
+        _evaluate(Request(name, root, only, every, frames, camera_info, out, picture, as_json), configs(**options))
 
     return command
+
+
+def chosen(backbone: str, options: dict[str, Any]) -> dict[str, Any]:
+    """`checkpoints`, `classical` and `assignments` as `--backbone` wants them."""
+    if backbone not in ("auto", "classical", "dust3r"):
+        raise typer.BadParameter(f"--backbone is '{backbone}', must be auto, classical or dust3r")
+    if backbone == "dust3r" and not options["checkpoints"]:
+        raise typer.BadParameter("--backbone dust3r needs a --checkpoint ('easi3r weights list')")
+    return options if backbone == "auto" else options | {"classical": backbone == "classical"}
 
 
 def _evaluate(request: Request, configs: dict[str, PipelineConfig]) -> None:
@@ -164,7 +171,8 @@ def _evaluate(request: Request, configs: dict[str, PipelineConfig]) -> None:
                     typer.echo(json.dumps(rounded({"data": request.data, "backbone": name, **_figures(score)})))
                 row = (as_text(attrgetter(key)(score), digits) for _, key, digits in columns)
                 table.add_row(score.name, name, *row)
-            _draw(request, name if len(configs) > 1 else "", scores)
+            path = request.picture or (request.out / f"{request.data}.png" if request.out else None)
+            draw(request.data, masks, path, name, len(configs), scores)
     if not request.as_json:
         console = Console(width=240)
         console.print(table)
@@ -184,10 +192,10 @@ def _videos(request: Request) -> list[Any]:
     if unknown:
         there = ", ".join(video.name for video in found)
         raise DataSetError(f"there is no sequence '{unknown[0]}' in {request.root}; there are: {there}")
-    chosen = [video for video in found if not wanted or video.name in wanted]
+    videos = [video for video in found if not wanted or video.name in wanted]
     if DATA_SETS[request.data].masks and request.every > 1:
         raise DataSetError("--every is for recordings: it would leave out annotated frames")
-    return [video.thinned(request.every, request.frames) for video in chosen]
+    return [video.thinned(request.every, request.frames) for video in videos]
 
 
 def _measures(masks: bool, with_K: bool) -> tuple[Any, Callable, Callable, tuple]:
@@ -209,17 +217,16 @@ def _figures(score: Any) -> dict[str, Any]:
     return score.figures() if hasattr(score, "figures") else asdict(score)
 
 
-def _draw(request: Request, backbone: str, scores: list) -> None:
-    path = request.picture or (request.out / f"{request.data}.png" if request.out else None)
+def draw(data: str, masks: bool, path: Path | None, backbone: str, backbones: int, scores: list) -> None:
+    """The picture of an evaluation, at `path` (None: not wanted); one for each of several backbones."""
     if path is None:
         return
     from easi3r_lab.eval.data_set_pictures import masks_picture, paths_picture
     from easi3r_lab.eval.pictures import save
 
-    draw = masks_picture if DATA_SETS[request.data].masks else paths_picture
-    named = path.with_name(f"{path.stem}_{Path(backbone).stem}{path.suffix}") if backbone else path
+    named = path.with_name(f"{path.stem}_{Path(backbone).stem}{path.suffix}") if backbones > 1 else path
     named.parent.mkdir(parents=True, exist_ok=True)
-    save(draw(scores, request.data), named)
+    save((masks_picture if masks else paths_picture)(scores, data), named)
     typer.echo(f"wrote {named}", err=True)
 
 

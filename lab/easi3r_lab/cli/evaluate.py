@@ -183,43 +183,49 @@ def objects(
 @app.command()
 def davis16(
     root: Root,
+    backbone: data_sets.Backbone = "auto",
     checkpoint: Checkpoints = None,
     classical: Classical = True,
     assignments: Assignments = None,
     out: Out = None,
+    picture: data_sets.Picture = None,
     as_json: Json = False,
 ) -> None:
     """Masks on the validation sequences of DAVIS 2016 (or those that are there), online: J and F as DAVIS has them."""
     options = {"checkpoints": checkpoint, "classical": classical, "assignments": assignments}
-    _davis("davis16", root, options, out, as_json)
+    _davis("davis16", root, data_sets.chosen(backbone, options), out, picture, as_json)
 
 
 @app.command()
 def davis17(
     root: Root,
+    backbone: data_sets.Backbone = "auto",
     checkpoint: Checkpoints = None,
     classical: Classical = True,
     assignments: Assignments = None,
     out: Out = None,
+    picture: data_sets.Picture = None,
     as_json: Json = False,
 ) -> None:
     """As davis16 on the validation sequences of DAVIS 2017; all their objects together are one foreground."""
     options = {"checkpoints": checkpoint, "classical": classical, "assignments": assignments}
-    _davis("davis17", root, options, out, as_json)
+    _davis("davis17", root, data_sets.chosen(backbone, options), out, picture, as_json)
 
 
 @app.command("davis-all")
 def davis_all(
     root: Root,
+    backbone: data_sets.Backbone = "auto",
     checkpoint: Checkpoints = None,
     classical: Classical = True,
     assignments: Assignments = None,
     out: Out = None,
+    picture: data_sets.Picture = None,
     as_json: Json = False,
 ) -> None:
     """As davis17, on every sequence that is there."""
     options = {"checkpoints": checkpoint, "classical": classical, "assignments": assignments}
-    _davis("davis-all", root, options, out, as_json)
+    _davis("davis-all", root, data_sets.chosen(backbone, options), out, picture, as_json)
 
 
 @app.command()
@@ -349,7 +355,9 @@ def _add_ghosts(table: Table, clip: tuple[str, str], scores: dict[str, Sequence[
         table.add_row(*clip, way, str(ghosts_), share, str(static))
 
 
-def _davis(kind: str, root: Path, options: dict[str, Any], out: Path | None, as_json: bool) -> None:
+def _davis(
+    kind: str, root: Path, options: dict[str, Any], out: Path | None, picture: Path | None, as_json: bool
+) -> None:
     """Every sequence with every configuration: a table of all, or a line of JSON each and for their mean."""
     import torch
     from rich import box
@@ -382,6 +390,7 @@ def _davis(kind: str, root: Path, options: dict[str, Any], out: Path | None, as_
                     typer.echo(json.dumps(rounded({"data": kind, "backbone": name, **asdict(score)})))
                 row = (as_text(attrgetter(key)(score), digits) for _, key, digits in DAVIS_COLUMNS)
                 table.add_row(score.name, name, *row)
+            data_sets.draw(kind, True, picture or (out / f"{kind}.png" if out else None), name, len(configs), scores)
     if not as_json:
         console = Console(width=160)
         console.print(table)
