@@ -38,6 +38,7 @@ OPTIONAL = (
     Library("rosbags", "rosbags", "", "bags, 'easi3r play', and messages where no ROS 2 is sourced"),
     Library("av", "av", "", "videos: as input, and the overlay of 'easi3r run'", oldest="12"),
     Library("natsort", "natsort", "python3-natsort", "folders of images"),
+    Library("pillow_heif", "pillow-heif", "", "HEIC pictures of phones in folders of images"),
     Library("safetensors", "safetensors", "", "checkpoints in .safetensors files"),
     Library("sklearn", "scikit-learn", "python3-sklearn", "motion.mode paper: the published clustering"),
     Library("skimage", "scikit-image", "python3-skimage", "motion.mode paper: the published threshold"),

@@ -23,7 +23,7 @@ def start(context: LaunchContext, topic: Callable[[str], str]) -> list[Action]:
         "num_cameras": 1,
         "num_input_masks": 1,
         "rectified_images": True,
-        "base_frame": value("base_frame"),
+        "base_frame": value("base_frame") or "base_link",
         "use_sim_time": value("use_sim_time").lower() == "true",
     }
     return [
@@ -46,7 +46,6 @@ def start(context: LaunchContext, topic: Callable[[str], str]) -> list[Action]:
 
 def generate_launch_description() -> LaunchDescription:
     arguments = (
-        DeclareLaunchArgument("base_frame", default_value="base_link", description="Frame of the robot's body."),
         DeclareLaunchArgument(
             "mask_input", default_value="visual_slam/mask_0", description="What its topic of masks is called."
         ),

@@ -20,12 +20,12 @@ def start(context: LaunchContext, topic: Callable[[str], str]) -> list[Action]:
         "depth_cam_topic": topic("sync/depth"),
         "mask_cam_topic": topic("instances"),
         "camera_info_topic": topic("sync/camera_info"),
-        "base_frame": STACKS["value"](context, "base_frame"),
+        "base_frame": STACKS["value"](context, "parent_frame"),
     }
     return [IncludeLaunchDescription(PythonLaunchDescriptionSource(file), launch_arguments=arguments.items())]
 
 
 def generate_launch_description() -> LaunchDescription:
-    frame = DeclareLaunchArgument("base_frame", default_value="camera_link", description="Parent of the optical frame.")
+    frame = DeclareLaunchArgument("parent_frame", default_value="camera_link", description="Of the optical frame.")
     source = "see github.com/ACFR-RPG/DynOSAM"
     return STACKS["describe"](STACKS["Stack"]("dynosam_ros", start, source, (frame,)))

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from helpers_classical import ROOM, WALKER, K, angle, angle_between, network_input, pose, render
+from helpers_classical import ROOM, SIZE, WALKER, K, angle, angle_between, network_input, pose, render
 
 from easi3r_ros.core.classical import ClassicalBackbone
 from easi3r_ros.core.geometry import focal_from_pointmap, weighted_procrustes
-from easi3r_ros.core.two_view.flow import FlowEstimator
+from easi3r_ros.core.two_view.flow import Flow, FlowEstimator, node_pixels
 
 STEP = pose((0.12, -0.02, 0.05), (0.004, -0.012, 0.003))  # world_from_cam of the second frame; about 5 pixels of flow
 
@@ -221,3 +221,27 @@ def test_a_second_pass_without_movers_changes_nothing(static_scene):
     (first,) = backbone.decode([(a, b)])
     (second,) = backbone.decode([(a, b)], {0: torch.zeros(frames[0][0].shape[:2], dtype=torch.bool)})
     assert float((first.points_a - second.points_a).abs().median()) < 1e-2
+
+
+@pytest.mark.parametrize(("shift", "seconds"), [(0.0, 0.15), (1.5, 0.15), (2.496, 0.1), (10.0, 0.08)])
+def test_the_longer_pair_reaches_less_far_back_the_faster_the_image_is(shift, seconds):
+    """shift: pixels from frame to frame at 10 Hz; an image 160 pixels wide may move by 2.496."""
+    backbone = ClassicalBackbone()
+    frames = [backbone.encode(network_input(render(ROOM, np.eye(4))[0], i)) for i in range(3)]
+    assert backbone.partners_after(frames) == backbone.default_partners  # no flow is known yet
+    nodes = node_pixels(*SIZE[::-1])
+    shape = nodes.shape[1:]
+    moved = nodes + np.float32(shift) * np.array([1, 0], np.float32)[:, None, None]
+    flow = Flow(SIZE, moved, np.ones((3, *shape), np.float32), np.zeros(shape, np.float32))
+    frames[1].tracked.flows[0], frames[1].tracked.seconds[0] = flow, -0.1
+    assert backbone.partners_after(frames).seconds == pytest.approx((0.0, seconds))
+
+
+def test_that_a_calibration_would_help_is_said_once(caplog):
+    backbone, image = ClassicalBackbone(), render(ROOM, np.eye(4))[0]
+    backbone.encode(network_input(image, 0))
+    assert not caplog.records
+    for i in (1, 2):
+        backbone.encode(network_input(image, i, None))
+    (record,) = caplog.records
+    assert "60 degrees" in record.getMessage() and "6.7 %" in record.getMessage()

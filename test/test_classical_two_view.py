@@ -8,7 +8,7 @@ from helpers_classical import K, angle, angle_between, pose
 
 from easi3r_ros.core.two_view.estimate import estimate_motion
 from easi3r_ros.core.two_view.refine import Camera, FocalBelief, Matches, camera_from, focal_from_fov
-from easi3r_ros.core.two_view.rigid import triangulate
+from easi3r_ros.core.two_view.rigid import RigidFit, floating, implausible_depth, triangulate
 
 CAMERA = Camera(K[[0, 1], [0, 1]], K[:2, 2])
 KNOWN = FocalBelief(0.0, np.inf)
@@ -125,3 +125,42 @@ def test_camera_without_intrinsics_looks_through_the_middle():
     camera = camera_from(None, (320, 240), FocalBelief(float(np.log(focal)), 1.0))
     np.testing.assert_allclose(camera.centre, [160, 120])
     np.testing.assert_allclose(camera_from(K, (320, 240), KNOWN).matrix(), K)
+
+
+def hillside(seed):
+    """Matches of a far plane with near rocks below, seen by a camera that slides past and turns with them."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.uniform([0, 0], [160, 120], (800, 2))
+    rocks = pixels[:, 1] > 88
+    points = CAMERA.rays(pixels) * np.where(rocks, rng.uniform(4, 6, 800), 40 + 0.1 * pixels[:, 0])[:, None]
+    b_from_a = pose((0.3, 0.02, 0.02), (0.0, -0.02, 0.0))
+    later = points @ b_from_a[:3, :3].T + b_from_a[:3, 3]
+    target = (later @ K.T)[:, :2] / later[:, 2:] + rng.normal(0, SIGMA, (800, 2))
+    return Matches(pixels, target, np.tile([SIGMA**2, 0, SIGMA**2], (800, 1))), b_from_a, rocks
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_near_rocks_before_a_far_plane_do_not_fall_behind_infinity(seed):
+    """With a focal length that is a quarter off, a turn and a shift of the plane can hardly be told apart."""
+    matches, b_from_a, rocks = hillside(seed)
+    wrong = replace(CAMERA, focal=0.75 * CAMERA.focal)
+    motion = estimate_motion(matches, wrong, FocalBelief(float(np.log(wrong.focal[0])), 6.0))
+    assert not motion.turns_only
+    assert angle_between(motion.t, b_from_a[:3, 3]) < 20
+    found = triangulate(matches.a.T, matches.b.T, matches.information().T, motion.R, motion.t, motion.camera)
+    assert np.mean(found.inverse_depth[rocks] > 0) > 0.95
+    assert np.median(found.inverse_depth[rocks]) > 3 * np.median(np.abs(found.inverse_depth[~rocks]))
+
+
+def test_a_near_thing_that_reaches_the_border_may_stand_there():
+    near = np.zeros((60, 80), bool)
+    near[40:, 10:30] = True
+    near[20:30, 40:60] = True
+    np.testing.assert_array_equal(floating(near), near & (np.arange(80) >= 40))
+    everywhere = np.full((60, 80), 100.0, np.float32)
+    inverse_depth = np.where(near, 9.0, 1.0).astype(np.float32)
+    violation = implausible_depth(RigidFit(inverse_depth, everywhere, 0 * everywhere), everywhere)
+    assert violation[50, 20] == 0
+    assert violation[25, 50] == pytest.approx(65)  # ten times what it is nearer than 2.5
+    behind = implausible_depth(RigidFit(np.where(near, -9, 1), everywhere, 0 * everywhere), everywhere)
+    assert behind[50, 20] == pytest.approx(90)

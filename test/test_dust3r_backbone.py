@@ -197,8 +197,8 @@ def test_masks_that_change_no_pair_leave_the_first_pass_as_it_is(backbone, featu
 
 def test_warming_up_finds_a_network_whose_answers_are_no_numbers():
     backbone = small_backbone()
-    backbone.warm_up((48, 80), 4, True)
+    backbone.warm_up((48, 80), 4)
     with torch.no_grad():
         backbone.network.dec_norm.weight.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="no numbers"):
-        backbone.warm_up((48, 80), 4, True)
+        backbone.warm_up((48, 80), 4)

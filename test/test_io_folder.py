@@ -49,10 +49,20 @@ class TestStrangers:
         assert len(frames) == 3 and losses.left_out == 3
         assert "3.HEIC, 4.heic, 5.dng left out" in caplog.text and "pillow-heif" in caplog.text
 
-    def test_nothing_but_such(self, tmp_path):
+    def test_nothing_but_such(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("easi3r_ros.io.opener.reads_heif", lambda: False)
         (tmp_path / "1.HEIC").write_bytes(b"ftypheic")
         with pytest.raises(SourceError, match=r"'1.HEIC' cannot be read here; pip install pillow-heif"):
             open_source(tmp_path)
+
+    def test_heic_where_the_library_is(self, tmp_path):
+        pillow_heif = pytest.importorskip("pillow_heif")
+        for index in range(2):
+            pillow_heif.from_pillow(Image.fromarray(picture(index))).save(tmp_path / f"{index}.HEIC", quality=95)
+        frames, losses = read(tmp_path)
+        assert not losses and np.abs(frames[1].image.astype(int) - picture(1)).mean() < 6
+        (tmp_path / "2.heic").write_bytes(b"....ftypheic")
+        assert read(tmp_path)[1].left_out == 1
 
     def test_several_kinds_are_told(self, tmp_path, caplog):
         fill(tmp_path, ["left_1.png", "left_2.png", "right_1.png", "right_2.png"])

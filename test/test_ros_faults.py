@@ -15,6 +15,7 @@ from helpers_ros import SECOND, Client, best_effort, rgb_image, wait_until  # no
 from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
+from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
 from easi3r_ros.messages.conversions import stamp_ns, time_message
 
@@ -280,3 +281,21 @@ def test_a_reliable_reader_with_a_queue_of_one_holds_nobody_up(client, begin):
     begin("narrow")
     connect(client, "narrow")
     send(client, "narrow", [SECOND * 100 + index for index in range(30)])
+
+
+def test_a_flood_of_requests(client, begin, forks):
+    """Beside a camera: resets, pauses and parameters in bursts."""
+    forks.append(faults.camera("/image"))
+    node = begin("flooded")
+    go_on(client, "flooded")
+    reset = client.node.create_client(Trigger, "/flooded/reset")
+    pause = client.node.create_client(SetBool, "/flooded/pause")
+    assert reset.wait_for_service(10) and pause.wait_for_service(10)
+    for _ in range(8):  # a service of ROS keeps ten requests; what comes beyond is lost on its way
+        answers = [reset.call_async(Trigger.Request()) for _ in range(4)]
+        answers += [pause.call_async(SetBool.Request(data=index % 2 == 0)) for index in range(4)]
+        assert client.set_parameter("motion.threshold", 0.25, "flooded").successful
+        wait_until(lambda a=answers: all(answer.done() for answer in a), "every answer", 20)
+        assert all(answer.result().success for answer in answers)
+    go_on(client, "flooded")
+    assert "Traceback" not in node.log

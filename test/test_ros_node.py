@@ -458,14 +458,14 @@ class TestLifecycle:
         png = cv2.imencode(".png", picture())[1].tobytes()
         first = CompressedImage(header=header(0), format="png", data=png)
         client.connect("managed", ("mask",), lambda _: client.send(first, topic, best_effort()))
-        for stamp, data in enumerate([png, png[: len(png) // 2], png[: len(png) // 3], png]):
+        for stamp, data in enumerate([png, png[: len(png) // 2], png[: len(png) // 3], png], start=1):
             message = CompressedImage(header=header(stamp * SECOND), format="rgb8; png compressed bgr8", data=data)
             client.send(message, topic, best_effort())
             if data is png:
-                wait_until(lambda n=1 if stamp == 0 else 2: len(masks) == n, "a mask of a compressed image")
+                wait_until(lambda n=1 if stamp == 1 else 2: len(masks) == n, "a mask of a compressed image")
             else:
                 node.wait_for("is truncated")
-        assert [mask.header.stamp.sec for mask in masks] == [0, 3]
+        assert [mask.header.stamp.sec for mask in masks] == [1, 4]
         assert node.said("is truncated") == 1
         assert (masks[0].width, masks[0].height, masks[0].encoding) == (WIDTH, HEIGHT, "mono8")
 

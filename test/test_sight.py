@@ -9,9 +9,9 @@ import pytest
 from helpers_classical import ROOM, K, pose, render
 
 from easi3r_ros.core.config import PipelineConfig
-from easi3r_ros.core.pipeline import Pipeline
+from easi3r_ros.core.pipeline import Pipeline, doubted
 from easi3r_ros.core.sight import is_same, little_texture, why_blind
-from easi3r_ros.core.types import Frame, TrackingState
+from easi3r_ros.core.types import AlignedFrame, Frame, TrackingState
 
 PERIOD = 66_000_000
 H, W = 120, 160
@@ -134,3 +134,9 @@ class TestRepeatedImages:
         assert results[20].state is T
         assert results[42].state is TrackingState.DEGRADED and "the same image for 3 s" in results[42].reason
         assert results[-1].state is T
+
+
+def test_a_mover_over_much_of_the_image_makes_the_pose_doubtful():
+    for moving, state in ((0.1, T), (0.45, TrackingState.DEGRADED)):
+        found = doubted(AlignedFrame(0, np.eye(4), np.eye(6), K, None, None, 0.0, T), walk(0), 0.9, moving)
+        assert found.state is state and ("45% of the image moves" in found.reason) == (moving > 0.3)

@@ -8,7 +8,7 @@ import typer
 
 
 def bench(
-    size: Annotated[str, typer.Option(help="full: the published ViT-Large; small: a toy for a CPU.")] = "full",
+    size: Annotated[str, typer.Option(help="full: the published ViT-Large; tiny: a toy for a CPU.")] = "full",
     resolution: Annotated[str, typer.Option(metavar="WxH", help="Of the network image.")] = "512x288",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     cue: Annotated[str, typer.Option(help="attention, geometry or fused.")] = "fused",
@@ -17,6 +17,7 @@ def bench(
     passes: Annotated[int, typer.Option(min=1, max=2, help="2: decode again with what moves masked.")] = 2,
     dtype: Annotated[str, typer.Option(help="Precision of encoder and decoder.")] = "auto",
     heads: Annotated[str, typer.Option(help="Precision of the heads.")] = "auto",
+    compiled: Annotated[str, typer.Option("--compile", help="off, or on: the network by torch.compile.")] = "off",
     plain: Annotated[bool, typer.Option("--plain", help="Also the plain way of computing the same.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False,
 ) -> None:
@@ -25,7 +26,9 @@ def bench(
 
     from easi3r_ros.core.bench import BenchConfig, measure
 
-    config = BenchConfig(size, parsed_resolution(resolution), device, cue, frames, partners, passes, dtype, heads)
+    config = BenchConfig(
+        size, parsed_resolution(resolution), device, cue, frames, partners, passes, dtype, heads, compiled
+    )
     report = measure(config, plain, lambda line: typer.echo(line, err=True))
     typer.echo(json.dumps(report) if as_json else as_text(report))
 

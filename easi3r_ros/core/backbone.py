@@ -67,6 +67,10 @@ class Backbone(ABC):
         """The answers of `attend`, complete, in their order; those that were complete are the same objects."""
         return list(answers)
 
+    def partners_after(self, frames: Sequence[Features]) -> Partners:
+        """The pair graph that suits the newest of the window's frames, oldest first, if the user names none."""
+        return self.default_partners
+
     def warm_up(self, size: tuple[int, int], pairs: int) -> None:  # noqa: B027 nothing to do is fine
         """Do once what the first frames would have to wait for. size: (h, w) of the network image; pairs: per frame."""
 

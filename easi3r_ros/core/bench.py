@@ -20,8 +20,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from easi3r_ros.core.backbone import Backbone
+from easi3r_ros.core.clouds import split_cloud
 from easi3r_ros.core.config import (
     BackboneConfig,
+    CloudConfig,
     ConfigError,
     MotionConfig,
     PipelineConfig,
@@ -33,17 +35,27 @@ from easi3r_ros.core.dust3r import network as network_code
 from easi3r_ros.core.dust3r.generated import random_network
 from easi3r_ros.core.dust3r.inference import Dust3rBackbone, Pair, device_named
 from easi3r_ros.core.dust3r.network import NetworkConfig
-from easi3r_ros.core.engine import CrossingCounter, synchronize
+from easi3r_ros.core.engine import CrossingCounter, observed, synchronize
 from easi3r_ros.core.geometry import intrinsics, unproject
 from easi3r_ros.core.pipeline import Pipeline, StopWatch
-from easi3r_ros.core.types import Features, Frame, NetworkInput, PairAnswer, PairGeometry, TrackingState
+from easi3r_ros.core.types import (
+    Features,
+    Frame,
+    FrameResult,
+    InputSpec,
+    NetworkInput,
+    PairAnswer,
+    PairGeometry,
+    TrackingState,
+)
 
 SIZES = {
     "full": NetworkConfig(),
-    "small": NetworkConfig(encoder_width=96, encoder_depth=4, encoder_heads=6, decoder_width=96, head="linear"),
+    "tiny": NetworkConfig(encoder_width=96, encoder_depth=4, encoder_heads=6, decoder_width=96, head="linear"),
 }
 PEAK_TFLOPS = {"NVIDIA H100": 790.0, "NVIDIA H200": 790.0}  # dense bfloat16, as large products reach it
 PATCH = 16
+CUES = ("attention", "geometry", "fused")
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,7 @@ class BenchConfig:
     passes: int = 2
     dtype: str = "auto"
     heads: str = "auto"
+    compile: str = "off"
     warm: int = 12  # frames before the first that counts: the window is full, caches and memory are there
 
     def __post_init__(self) -> None:
@@ -71,6 +84,8 @@ class BenchConfig:
             )
         if self.frames < 1 or self.partners < 1 or self.passes not in (1, 2):
             raise ConfigError("frames and partners must be at least 1, passes 1 or 2")
+        if self.cue not in CUES:
+            raise ConfigError(f"cue is '{self.cue}', must be one of: {', '.join(CUES)}")
 
     def pipeline(self, mode: str) -> PipelineConfig:
         """mode: of the attention cue."""
@@ -86,7 +101,9 @@ class BenchConfig:
 
     @property
     def backbone(self) -> BackboneConfig:
-        return validate(BackboneConfig(name="dust3r", device=self.device, dtype=self.dtype, heads=self.heads))
+        return validate(
+            BackboneConfig(name="dust3r", device=self.device, dtype=self.dtype, heads=self.heads, compile=self.compile)
+        )
 
 
 def measure(config: BenchConfig, plain: bool = False, notify: Callable[[str], None] = lambda _: None) -> dict:
@@ -122,19 +139,19 @@ def setting(config: BenchConfig, device: torch.device) -> dict:
 
 def figures(config: BenchConfig, network: Dust3rBackbone, mode: str) -> dict:
     """Rate, latency, time per stage, arithmetic, launches, crossings and memory of one way of computing."""
-    backbone = MeteredBackbone(network)
+    backbone = MeteredBackbone(network, config.resolution)
     pipeline = Pipeline(config.pipeline(mode), backbone)
     frames = moving_patterns(config.resolution)
     device = network.device
     _reset_peak(device)
     network.warm_up(config.resolution[::-1], 2 * config.partners)
-    first = _timed(lambda: pipeline.push(next(frames)))
+    first = _timed(lambda: looked_at(pipeline.push(next(frames))))
     for _ in range(config.warm - 1):
-        pipeline.push(next(frames))
+        looked_at(pipeline.push(next(frames)))
     latencies, states = [], Counter()
     for _ in range(config.frames):
         start = time.perf_counter()
-        result = pipeline.push(next(frames))
+        result = looked_at(pipeline.push(next(frames)))
         latencies.append((time.perf_counter() - start) * 1e3)
         states[result.state] += 1
     report = _rates(latencies) | {"first_frame_ms": first, "tracking": states[TrackingState.TRACKING] / config.frames}
@@ -165,6 +182,12 @@ def moving_patterns(resolution: tuple[int, int]) -> Iterator[Frame]:
         index += 1
 
 
+def looked_at(result: FrameResult) -> FrameResult:
+    """As a node with subscribers to mask, depth and clouds reads it."""
+    _ = result.mask, result.depth, split_cloud(result, CloudConfig())
+    return result
+
+
 FOCAL = 0.9  # of the width
 STEP = 2  # pixels per frame that the wall moves
 DISTANCE = 2.0  # of the plane
@@ -180,14 +203,21 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     return (255 * np.clip(total / 4.5, 0, 1)).astype(np.uint8)
 
 
+def spec_for(resolution: tuple[int, int]) -> InputSpec:
+    """What leaves images of that (w, h) as they are, square ones too."""
+    return InputSpec(max(resolution), PATCH, square=resolution[0] == resolution[1])
+
+
 class MeteredBackbone(Backbone):
     """A network that measures its own time, and whose pointmaps are replaced by those of a plane."""
 
     has_attention = True
 
-    def __init__(self, network: Dust3rBackbone):
+    def __init__(self, network: Dust3rBackbone, resolution: tuple[int, int] | None = None):
+        """resolution: (w, h) of the images to come, which are to stay as they are; None: as the network wants them."""
         self.network = network
-        self.name, self.input_spec, self.default_partners = "bench", network.input_spec, network.default_partners
+        self.name, self.default_partners = "bench", network.default_partners
+        self.input_spec = network.input_spec if resolution is None else spec_for(resolution)
         self.milliseconds: float | None = None  # spent in the network; None: not measured, which costs waiting
 
     @contextmanager
@@ -325,7 +355,7 @@ def _stages(pipeline: Pipeline, backbone: MeteredBackbone, frames: Iterator[Fram
     for _ in range(count):
         backbone.milliseconds = 0.0
         frame = next(frames)
-        total = _timed(lambda frame=frame: stages.setdefault("", []).append(pipeline.push(frame).latency_ms))
+        total = _timed(lambda frame=frame: stages.setdefault("", []).append(looked_at(pipeline.push(frame)).latency_ms))
         network.append(backbone.milliseconds)
         rest.append(total - backbone.milliseconds)
     backbone.milliseconds, pipeline.stopwatch = None, StopWatch
@@ -363,9 +393,11 @@ def _arithmetic(pipeline: Pipeline, frames: Iterator[Frame], device: torch.devic
 
 
 def _crossings(pipeline: Pipeline, frames: Iterator[Frame], device: torch.device) -> dict:
-    with CrossingCounter(device) as counter:
-        pipeline.push(next(frames))
-    return {"crossings": counter.total, "crossings_by_name": dict(counter.by_name)}
+    """Of one frame: at how many places the host waited for the device, and all that PyTorch did of that kind."""
+    places: list[str] = []
+    with observed(lambda place, _: places.append(place)), CrossingCounter(device) as counter:
+        looked_at(pipeline.push(next(frames)))
+    return {"crossings": len(places), "crossings_at": places, "crossing_operations": dict(counter.by_name)}
 
 
 def _kernels(pipeline: Pipeline, frames: Iterator[Frame], device: torch.device) -> dict:

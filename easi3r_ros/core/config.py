@@ -67,6 +67,12 @@ class BackboneConfig:
         low=0,
         high=64,
     )
+    compile: str = setting(
+        "off",
+        "on: the network by torch.compile, which takes minutes when the node is configured and needs a C++ compiler or "
+        "Triton. What cannot be compiled runs as it is, after one warning.",
+        choices=("off", "on"),
+    )
     cuda_graphs: str = setting(
         "auto",
         "auto: on CUDA the network's work is recorded once and replayed, which saves the time of launching it.",
@@ -127,10 +133,21 @@ class MotionConfig:
     )
     refine: str = setting(
         "border",
-        "Borders of the mask. border: where the colours of what moves and of what stands part; none: as the flow has "
-        "them. Not for the attention cue alone.",
-        choices=("none", "border"),
-        live=True,
+        "How masks are drawn. border: where the colours of what moves and of what stands part; none: as the flow has "
+        "it. Not for the attention cue alone. sam2: border, and SAM 2 follows what moves beside the pipeline; its mask "
+        "replaces ours where it is ready in time and agrees (package sam2, motion.sam2_checkpoint).",
+        choices=("none", "border", "sam2"),
+    )
+    sam2_checkpoint: str = setting("", "With refine sam2: the model, a .pt file as Meta distributes it.")
+    sam2_config: str = setting(
+        "", "With refine sam2: its configuration in the package; empty: known from the checkpoint's name."
+    )
+    sam2_wait: float = setting(
+        0.0,
+        "With refine sam2: seconds that a frame waits for its refined mask at most. 0: never, for a live camera; more "
+        "for a recording.",
+        low=0.0,
+        high=600.0,
     )
     passes: int = setting(
         2,

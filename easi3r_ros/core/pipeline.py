@@ -22,10 +22,13 @@ from easi3r_ros.core.clouds import standing_depth
 from easi3r_ros.core.config import CloudConfig, PipelineConfig, PreprocessConfig
 from easi3r_ros.core.engine import Landing, Parcel, fetch_each, memory_used_mb, upload
 from easi3r_ros.core.motion import MotionCue, MotionMeter, build_cue, carried_motion
+from easi3r_ros.core.motion.refiner import MaskRefiner
+from easi3r_ros.core.motion.sam2_tracker import load_sam2
 from easi3r_ros.core.out_of_memory import ADVICE, OutOfMemory, attempt, release_unused
 from easi3r_ros.core.preprocess import camera_intrinsics, plan, prepare, seen_share, to_camera
 from easi3r_ros.core.sight import (
     DOUBTFUL,
+    UNDECIDED,
     UNRECOGNISED,
     is_same,
     little_texture,
@@ -72,6 +75,7 @@ class Pipeline:
         self.config = config
         self.backbone = backbone or build_backbone(config.backbone)
         self._cue = self._build_cue(config)
+        self._refiner = self._build_refiner(config)
         self._meter = MotionMeter()
         self._possible = Partners(config.window.offsets) if config.window.offsets else self.backbone.default_partners
         self._effort = Effort()
@@ -137,7 +141,10 @@ class Pipeline:
 
     @property
     def _partners(self) -> Partners:
-        return self._possible.first(self._level.partners)
+        frames, partners = tuple(self._window.features.values()), self._possible
+        if frames and partners is self.backbone.default_partners:  # neither a user nor a lack of memory decides
+            partners = self.backbone.partners_after(frames)
+        return partners.first(self._level.partners)
 
     @property
     def _fewest(self) -> int:
@@ -182,6 +189,8 @@ class Pipeline:
         """Forget all frames and start a new world."""
         self._window.clear()
         self._cue.reset()
+        if self._refiner is not None:
+            self._refiner.reset()
         self._meter.reset()
         self._aligner.reset()
         self._motion = {}
@@ -214,8 +223,13 @@ class Pipeline:
         if blind:
             result = self._unseen(image, blind, watch)
         else:
+            if self._refiner is not None:
+                self._refiner.see(frame)
             result = self._seen(image, watch)
             self._keep_budgets((time.perf_counter() - begin) * 1e3)
+            if self._refiner is not None:
+                with watch("refine"):
+                    result = self._refined(result)
         self._last = Answer(image.image, result)
         return result
 
@@ -247,7 +261,7 @@ class Pipeline:
                 masks = Masks(motion, self._new_edges())
         with watch("pointmaps"):
             geometry = self._pointmaps(answers)
-        recognised = recognised_share(frame.index, geometry)
+        recognised = recognised_share(frame.index, geometry, image.image)
         if recognised < UNRECOGNISED:
             reason = f"only {recognised:.0%} of the image is found again in those before: another scene, or a fast turn"
             shape = image.image.shape[:2]
@@ -258,7 +272,9 @@ class Pipeline:
             parcel = Parcel("samples")
             share = self._moving_share(image, masks, parcel)
             aligned = self._aligner.update(frame.index, geometry, masks, image.K, image.image.shape[:2], parcel)
-        aligned = doubted(aligned, image.image, recognised)
+        # Attention only ranks: what moves most is always much, and says nothing of how much it is.
+        moving = float(share.open()) if share is not None and self._cue.needs_motion else 0.0
+        aligned = doubted(aligned, image.image, recognised, moving)
         self._take_note(aligned)
         self._motion = motion
         if self._journal is not None:
@@ -381,6 +397,20 @@ class Pipeline:
     def _build_cue(self, config: PipelineConfig) -> MotionCue:
         return build_cue(config.motion, self.backbone.has_attention)
 
+    def _build_refiner(self, config: PipelineConfig) -> MaskRefiner | None:
+        """Raises ConfigError and MissingLibrary, see `load_sam2`."""
+        if config.motion.refine != "sam2":
+            return None
+        from easi3r_ros.core.dust3r.inference import device_named
+
+        return MaskRefiner(load_sam2(config.motion, device_named(config.backbone.device)), config.motion.sam2_wait)
+
+    def _refined(self, result: FrameResult) -> FrameResult:
+        mask = self._refiner.settle(result.frame, result.mask)
+        if mask is result.mask:
+            return result
+        return result.changed(mask=mask, dynamic_fraction=float(mask.mean()))
+
     def _decode_fewer_at_once(self) -> bool:
         """Whether that is possible. It costs time alone."""
         count = self.backbone.decode_fewer_at_once()
@@ -458,13 +488,18 @@ class Answer(NamedTuple):
         return result.changed(frame=frame, latency_ms=watch.milliseconds, **same)
 
 
-def doubted(aligned: AlignedFrame, image: np.ndarray, recognised: float) -> AlignedFrame:
-    """A frame with a place, DEGRADED where its image is a weak reason for it."""
+def doubted(aligned: AlignedFrame, image: np.ndarray, recognised: float, moving: float) -> AlignedFrame:
+    """A frame with a place, DEGRADED where its image is a weak reason for it.
+
+    recognised, moving: shares of the image that are found again in earlier ones, and that the mask takes.
+    """
     if aligned.state is not TrackingState.TRACKING:
         return aligned
     reason = little_texture(image)
     if not reason and recognised < DOUBTFUL:
         reason = f"only {recognised:.0%} of the image is found again in those before"
+    if not reason and moving > UNDECIDED:
+        reason = f"{moving:.0%} of the image moves: what is the world and what moves in it is not certain"
     return replace(aligned, state=TrackingState.DEGRADED, reason=reason) if reason else aligned
 
 

@@ -21,7 +21,8 @@ NOISE_SHARE = 0.75  # of the variance that is finer than five pixels; 0.03 to 0.
 LOW_CONTRAST = 24  # grey levels between dark and bright
 FLAT = 6  # grey levels: below that there is not even low contrast
 SAME = 0.02  # mean difference in grey levels: one pixel in fifty by one level
-UNRECOGNISED, DOUBTFUL = 0.3, 0.4  # shares of the flow that the way back confirms; 0.9 is usual, 0.2 mere chance
+UNDECIDED = 0.3  # share of the image in the mask, from which the mover may as well be what is taken for the world
+UNRECOGNISED, DOUBTFUL = 0.3, 0.5  # shares of the flow that the way back confirms; 0.9 is usual, 0.2 mere chance
 
 
 def why_blind(image: np.ndarray) -> str:
@@ -53,16 +54,21 @@ def little_texture(image: np.ndarray) -> str:
 
 def textured_share(grey: np.ndarray) -> float:
     """Share of the cells of a (h, w) uint8 image that have texture."""
-    smooth = cv2.GaussianBlur(grey.astype(np.float32), (0, 0), SMOOTHING)
-    detail = smooth - cv2.blur(smooth, (CELL, CELL))  # a ramp of light over the whole image is none
-    across, down = (np.abs(cv2.Sobel(detail, cv2.CV_32F, dx, 1 - dx, scale=1 / 8)) for dx in (1, 0))
-    slope = np.maximum(across, down)
+    slope = _slope(grey)
     height, width = (max(CELL, side // CELL * CELL) for side in slope.shape)
     slope = cv2.copyMakeBorder(
         slope, 0, max(0, height - slope.shape[0]), 0, max(0, width - slope.shape[1]), cv2.BORDER_CONSTANT
     )[:height, :width]
     cells = slope.reshape(height // CELL, CELL, width // CELL, CELL).max(axis=(1, 3))  # (h, w) -> (h / 16, w / 16)
     return float((cells > TEXTURE).mean())
+
+
+def _slope(grey: np.ndarray) -> np.ndarray:
+    """(h, w) float32 grey levels per pixel, of what is coarser than noise and finer than a cell."""
+    smooth = cv2.GaussianBlur(grey.astype(np.float32), (0, 0), SMOOTHING)
+    detail = smooth - cv2.blur(smooth, (CELL, CELL))  # a ramp of light over the whole image is none
+    across, down = (np.abs(cv2.Sobel(detail, cv2.CV_32F, dx, 1 - dx, scale=1 / 8)) for dx in (1, 0))
+    return np.maximum(across, down)
 
 
 def _noise_share(grey: np.ndarray) -> float:
@@ -75,12 +81,17 @@ def is_same(image: np.ndarray, other: np.ndarray) -> bool:
     return image.shape == other.shape and float(np.mean(cv2.absdiff(image, other))) < SAME
 
 
-def recognised_share(index: int, pairs: Sequence[PairGeometry]) -> float:
-    """Share of frame `index` that is found again in the earlier frame that shows most of it; 1 if no flow is known."""
+def recognised_share(index: int, pairs: Sequence[PairGeometry], image: np.ndarray) -> float:
+    """Share of frame `index` that is found again in the earlier frame that shows most of it; 1 if no flow is known.
+
+    image: (h, w, 3) uint8 RGB, the frame's network image. Counted is what has texture: flat areas fit everywhere.
+    """
     shares = []
     for pair in pairs:
         motion = pair.evidence.motion
         flow = None if motion is None or pair.a != index else motion.flow_a
         if flow is not None:
-            shares.append(float((~flow[0].isnan()).float().mean()))
+            found = ~np.isnan(flow[0].cpu().numpy())
+            textured = cv2.resize(_slope(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)), found.shape[::-1]) > TEXTURE
+            shares.append(float(found[textured].mean()) if textured.any() else float(found.mean()))
     return max(shares, default=1.0)

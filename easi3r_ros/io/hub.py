@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from easi3r_ros.core.dust3r import published
-from easi3r_ros.core.dust3r.published import (
+from easi3r_ros.core.dust3r import stored
+from easi3r_ros.core.dust3r.stored import (
     CHECKPOINTS,
     LICENCE,
     SMALL,
@@ -54,8 +54,8 @@ def find(name: str) -> KnownCheckpoint:
 
 
 def resolve(text: str) -> str:
-    """As `published.resolve`, of the checkpoints that can be had."""
-    return published.resolve(text, CHECKPOINTS)
+    """As `stored.resolve`, of the checkpoints that can be had."""
+    return stored.resolve(text, CHECKPOINTS)
 
 
 Progress = Callable[[str, int, "int | None"], None]  # (file name, bytes so far, bytes in all if known)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import importlib
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import rclpy
 from rclpy.duration import Duration
 from rclpy.exceptions import InvalidTopicNameException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
+from std_srvs.srv import SetBool
 
 from easi3r_ros.messages.conversions import time_message
 from easi3r_ros.messages.schedule import TimedMessage, destinations, paced
@@ -31,6 +35,7 @@ LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # The subscriber may learn of us later than we of it; what is published before is lost to it if best effort.
 SETTLE_SECONDS = 0.3
 ACK_SECONDS = 10.0
+HOLD_SECONDS = 60.0  # so long a pause lasts that nobody asks for again
 
 
 class PlayError(RuntimeError):
@@ -71,15 +76,69 @@ def play(
     rclpy.init(args=[], context=context, signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("easi3r_player", context=context, start_parameter_services=False)
     try:
-        return _Player(node, topics, options, latched).run(messages)
+        with _Brake(node) as brake:
+            return _Player(node, topics, options, latched, brake).run(messages)
     finally:
         node.destroy_node()
         rclpy.try_shutdown(context=context)
 
 
+class _Brake:
+    """The service by which a slow subscriber stops the player for a while, and the time that has passed without it."""
+
+    def __init__(self, node: Node):
+        self._go = threading.Event()
+        self._go.set()
+        self._lock = threading.Lock()
+        self._stopped, self._since, self._asked = 0.0, 0.0, 0.0
+        self._node = node
+        self._service = node.create_service(SetBool, "~/pause", self._answer)
+        self._executor = SingleThreadedExecutor(context=node.context)
+        self._executor.add_node(node)
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+
+    def __enter__(self) -> _Brake:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown(timeout_sec=1.0)
+        self._thread.join(1.0)
+
+    def now(self) -> float:
+        """Seconds, without those of all pauses. Returns when there is none."""
+        while not self._go.wait(max(0.0, self._asked + HOLD_SECONDS - time.monotonic())):
+            with self._lock:
+                if time.monotonic() - self._asked >= HOLD_SECONDS:  # whoever asked has gone
+                    self._release()
+        with self._lock:
+            return time.monotonic() - self._stopped
+
+    def _release(self) -> None:
+        self._stopped += time.monotonic() - self._since
+        self._go.set()
+
+    def _answer(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        with self._lock:
+            self._asked = time.monotonic()
+            if request.data and self._go.is_set():
+                self._since = self._asked
+                self._go.clear()
+            elif not request.data and not self._go.is_set():
+                self._release()
+        response.success = True
+        return response
+
+    def _spin(self) -> None:
+        with suppress(ExternalShutdownException):
+            self._executor.spin()
+
+
 class _Player:
-    def __init__(self, node: Node, topics: Mapping[str, str], options: PlayOptions, latched: Collection[str]):
-        self._options = options
+    def __init__(
+        self, node: Node, topics: Mapping[str, str], options: PlayOptions, latched: Collection[str], brake: _Brake
+    ):
+        self._options, self._brake = options, brake
         self._publishers = self._make_publishers(node, topics, latched)
         self._clock = node.create_publisher(Clock, "/clock", BEST_EFFORT) if options.clock else None
         self._sent: Counter[str] = Counter()
@@ -132,7 +191,9 @@ class _Player:
 
     def _play_once(self, messages: Iterable[TimedMessage]) -> None:
         playable = (message for message in messages if message.topic in self._publishers)
-        for message, late in paced(playable, self._options.rate, self._publish_clock if self._clock else None):
+        for message, late in paced(
+            playable, self._options.rate, self._publish_clock if self._clock else None, self._brake.now
+        ):
             for publisher in self._publishers[message.topic]:
                 publisher.publish(message.data)
                 self._sent[publisher.topic_name] += 1

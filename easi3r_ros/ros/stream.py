@@ -16,6 +16,7 @@ from easi3r_ros.messages.conversions import stamp_ns
 from easi3r_ros.messages.images import ConversionError
 from easi3r_ros.messages.plausible import tf_name
 from easi3r_ros.messages.status import BackboneInfo, Timing, status_message, total_latency_ms
+from easi3r_ros.ros.brake import PlayerBrake, room_for
 from easi3r_ros.ros.companions import Companions
 from easi3r_ros.ros.inputs import CameraInput, camera_topics
 from easi3r_ros.ros.monitor import Monitor
@@ -76,6 +77,7 @@ class Stream:
             on_room=lambda: wake(node),
         )
         self._input: CameraInput | None = None
+        self._brake = PlayerBrake(node) if config.bag_mode else None
         self._companions = Companions(node, config, outputs, warn)
 
     def start(self) -> None:
@@ -123,6 +125,8 @@ class Stream:
         if camera:
             camera.close()
         self._camera.stop_waiting()
+        if self._brake:
+            self._brake.close()
         self._world.close()
         self._companions.close()
         return self.worker.stop(patience)
@@ -151,10 +155,18 @@ class Stream:
 
     def _on_image(self, message: Any) -> None:
         self.monitor.image_came()
+        if self._brake:
+            self.worker.make_room(room_for(len(message.data), _BAG_CAPACITY))
         self.worker.submit(Arrival(message, time.perf_counter()))
+        self._weigh()
+
+    def _weigh(self) -> None:
+        if self._brake:
+            self._brake.weigh(self.worker.waiting, self.worker.capacity)
 
     def _process(self, arrival: Arrival) -> bool:
         """False: the image is late and left out."""
+        self._weigh()
         header = self._named(arrival.message.header)
         image = self._read(arrival.message)
         if self._first:

@@ -63,6 +63,22 @@ class Worker(Generic[Item]):
             return not self._items and not self._in_hand
 
     @property
+    def waiting(self) -> int:
+        """Items that are neither in hand nor done."""
+        with self._changed:
+            return len(self._items)
+
+    def make_room(self, capacity: int) -> None:
+        """From now on so many items may wait."""
+        with self._changed:
+            self._capacity = capacity
+            self._changed.notify_all()
+
+    @property
+    def capacity(self) -> int:
+        return self._capacity
+
+    @property
     def paused(self) -> bool:
         return self._paused
 

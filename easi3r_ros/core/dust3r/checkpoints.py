@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from easi3r_ros.core.dust3r.network import Dust3rNetwork, NetworkConfig
-from easi3r_ros.core.dust3r.published import WeightsError, resolve
+from easi3r_ros.core.dust3r.stored import WeightsError, resolve
 from easi3r_ros.libraries import needed
 
 log = logging.getLogger(__name__)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from easi3r_ros.core.backbone import Backbone
+from easi3r_ros.core.compiled import CompiledCalls
 from easi3r_ros.core.config import BackboneConfig, ConfigError
 from easi3r_ros.core.cuda_graphs import RecordedCalls
 from easi3r_ros.core.dust3r.checkpoints import load_network
@@ -85,7 +86,8 @@ class Dust3rBackbone(Backbone):
             head.to(memory_format=torch.channels_last)  # convolutions are a seventh faster so
         self._batch_size = config.batch_size or (GPU_BATCH if on_gpu else CPU_BATCH)
         self._heads_at_once = min(self._batch_size, GPU_HEADS if on_gpu else CPU_HEADS)
-        self.gains_from_warm_up = on_gpu
+        self.gains_from_warm_up = on_gpu or config.compile == "on"
+        self._compiled = CompiledCalls(config.compile == "on")
         self._calls = RecordedCalls(self._device, on_gpu and config.cuda_graphs == "auto")
         self._largest_batch = 0  # pairs, of the last call that decoded or read pointmaps
         self._patch = network.config.patch_size
@@ -213,7 +215,7 @@ class Dust3rBackbone(Backbone):
         decoded = self._pairs_of(grid, inputs, self._decoded(grid, *inputs))
         levels = [tokens[layer] for tokens in (decoded.tokens_a, decoded.tokens_b) for layer in self._head_layers]
         rows = count if self.network.config.head == "linear" else min(count, self._heads_at_once)
-        self._calls.record(("heads", grid), partial(self.network.regress, grid), [level[:rows] for level in levels])
+        self._calls.record(("heads", grid), partial(self._made_points, grid), [level[:rows] for level in levels])
 
     def _record_decoder(self, grid: tuple[int, int], inputs: Sequence[Tensor]) -> None:
         key = ("decode", grid, len(inputs) > 2)
@@ -263,7 +265,7 @@ class Dust3rBackbone(Backbone):
 
     def _encoded(self, pixels: Tensor) -> tuple[Tensor]:
         """(B, h, w, 3) uint8 -> (B, N, C)"""
-        return (self.network.encode(normalised_image(pixels)),)
+        return (self._compiled.call("encode", self.network.encode, normalised_image(pixels)),)
 
     def _decoder_inputs(self, pairs: Sequence[Pair], masks: Mapping[int, Tensor]) -> list[Tensor]:
         """Tokens (B, N, C) of a and of b, and if there are masks the token masks (B, N) of both."""
@@ -272,7 +274,7 @@ class Dust3rBackbone(Backbone):
 
     def _decoded(self, grid: tuple[int, int], tokens_a: Tensor, tokens_b: Tensor, *masks: Tensor) -> tuple[Tensor, ...]:
         """The parts of DecodedPairs that are not the inputs, one after the other."""
-        decoded = self.network.decode(tokens_a, tokens_b, grid, masks or None)
+        decoded = self._compiled.call("decode", self.network.decode, tokens_a, tokens_b, grid, masks or None)
         lists = [tokens[layer] for tokens in (decoded.tokens_a, decoded.tokens_b) for layer in tokens if layer > 0]
         return (*lists, decoded.source, decoded.reference)
 
@@ -287,7 +289,10 @@ class Dust3rBackbone(Backbone):
         return DecodedPairs(grid, *tokens, source, reference)
 
     def _regressed(self, grid: tuple[int, int], *levels: Tensor) -> tuple[Tensor, ...]:
-        return self._calls.call(("heads", grid), partial(self.network.regress, grid), *levels)
+        return self._calls.call(("heads", grid), partial(self._made_points, grid), *levels)
+
+    def _made_points(self, grid: tuple[int, int], *levels: Tensor) -> tuple[Tensor, ...]:
+        return self._compiled.call("regress", self.network.regress, grid, *levels)
 
     # -- masks -------------------------------------------------------------------------------------------------------
 

@@ -2,9 +2,9 @@
 
 Flow smears a mover into smooth sky and road, and loses thin or slow parts of it. So the colours of what surely moves
 and of what surely stands around it are learned, and carried along from frame to frame. They decide near the border,
-where odds from flow count little, and neighbouring cells of like colour agree in the end (mean field of a contrast-
-sensitive Potts model, as GrabCut: Rother et al., 2004; carried along as Papazoglou and Ferrari, ICCV 2013). Colours
-alone never begin a region: where nothing moves, nothing is found.
+where odds from flow count little, and cells of like colour agree with their neighbours in the end (mean field of a
+contrast-sensitive Potts model, as GrabCut: Rother et al., 2004; carried along as Papazoglou and Ferrari, ICCV 2013).
+Colours alone never begin a region: where nothing moves, nothing is found.
 
 All distances are in cells, of STEP x STEP pixels.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import hypot
 
 import cv2
 import numpy as np
@@ -69,8 +70,11 @@ def _density(counts: np.ndarray) -> np.ndarray:
     """(BINS**3,) counts -> (BINS, BINS, BINS) shares, blurred over the neighbouring bins."""
     shares = (counts / max(counts.sum(), 1.0)).reshape(BINS, BINS, BINS)
     for axis in range(3):
-        padded = np.pad(np.moveaxis(shares, axis, 0), ((1, 1), (0, 0), (0, 0)), mode="edge")
-        shares = np.moveaxis(0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:], 0, axis)
+        line = np.moveaxis(shares, axis, 0)
+        blurred = 0.5 * line
+        blurred[1:] += 0.25 * line[:-1]
+        blurred[:-1] += 0.25 * line[1:]
+        shares = np.moveaxis(blurred, 0, axis)
     return shares
 
 
@@ -127,8 +131,8 @@ def _bounds(cells: np.ndarray) -> tuple[slice, slice]:
 def agreed(log_odds: np.ndarray, lab: np.ndarray) -> np.ndarray:
     """(g, k) log odds after like neighbours have agreed. lab: (g, k, 3) uint8."""
     guide = lab.astype(np.float32)
-    links = [(_shifted(dy, dx), _distances(guide, *_shifted(dy, dx)), np.hypot(dy, dx)) for dy, dx in NEIGHBOURS]
-    usual = 2 * np.mean([distances.mean() for _, distances, _ in links[:2]]) + 1e-6
+    links = [(_shifted(dy, dx), _distances(guide, *_shifted(dy, dx)), hypot(dy, dx)) for dy, dx in NEIGHBOURS]
+    usual = 2 * float(np.mean([distances.mean() for _, distances, _ in links[:2]])) + 1e-6
     links = [(views, AGREEMENT / apart * np.exp(-distances / usual)) for views, distances, apart in links]
     label = np.tanh(log_odds / 2)  # expectation of -1: static, 1: moves
     for _ in range(SWEEPS):

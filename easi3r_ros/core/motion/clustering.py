@@ -209,10 +209,14 @@ class Histogram:
     high: Tensor | float  # where the last bin ends
 
     @staticmethod
-    def of(values: Tensor) -> Histogram:
-        """Over the range of the values, as multi-Otsu takes it. Empty for a constant map: nothing stands out there."""
+    def of(values: Tensor, sample: Tensor | None = None) -> Histogram:
+        """Over the range of the values, as multi-Otsu takes it. Empty for a constant map: nothing stands out there.
+
+        sample: those of them to count; None: all.
+        """
         low, high = torch.aminmax(values)
-        return Histogram(_counts((values - low).div_(high - low)), low, high)
+        counted = values if sample is None else sample
+        return Histogram(_counts((counted - low).div_(high - low)), low, high)
 
     @staticmethod
     def of_unit(values: Tensor) -> Histogram:

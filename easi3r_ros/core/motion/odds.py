@@ -98,24 +98,29 @@ def on_pixels(lines: Tensor, guide: Tensor) -> Tensor:
     return torch.addcmul(offset, slope, guide.float().div_(255)).clamp_(0.0, 1.0)
 
 
-def odds_on_pixels(log_odds: Tensor, size: tuple[int, int]) -> Tensor:
-    """(1, g, k) log odds -> (h, w) float32 probability. size: (h, w)."""
-    if log_odds.device.type == "cpu":
-        return torch.from_numpy(probability_of(cv2.resize(log_odds[0].numpy(), size[::-1])))
-    return F.interpolate(log_odds[None], size, mode="bilinear", align_corners=False)[0, 0].sigmoid()
+def resized(cells: Tensor, size: tuple[int, int]) -> Tensor:
+    """(1, g, k) -> (h, w) float32, bilinear. size: (h, w)."""
+    if cells.device.type == "cpu":
+        return torch.from_numpy(cv2.resize(cells[0].numpy(), size[::-1]))
+    return F.interpolate(cells[None], size, mode="bilinear", align_corners=False)[0, 0]
 
 
-def with_border(
-    image: np.ndarray, log_odds: np.ndarray, threshold: float, known: Colours
-) -> tuple[np.ndarray, Colours]:
-    """Log odds (g, k) with the border that colours suggest, and what colours are known then.
+@dataclass(frozen=True)
+class Border:
+    """What colours made of a frame's log odds while it was the newest."""
 
-    image: (h, w, 3) uint8 RGB. threshold: probability above which a cell counts as moving. known: by the frame before.
-    """
-    even = np.float32(np.log(max(threshold, LEAST) / max(1 - threshold, LEAST)))
-    specks = (without_specks(probability_of(log_odds), threshold) <= threshold) & (log_odds > even)
-    above, colours = follow_colours(image, np.where(specks, JUST_STATIC, log_odds - even), known)
-    return np.clip(above + even, -MOST_LOG_ODDS, MOST_LOG_ODDS), colours
+    correction: np.ndarray | float  # (h', w') log odds
+    before: Colours  # what the frame before knew
+    colours: Colours
+
+    @classmethod
+    def of(cls, feature: Features, log_odds: np.ndarray, threshold: float, before: Colours) -> Border:
+        """log_odds: (h', w') before colours."""
+        even = np.float32(np.log(max(threshold, LEAST) / max(1 - threshold, LEAST)))
+        specks = (without_specks(probability_of(log_odds), threshold) <= threshold) & (log_odds > even)
+        above = np.where(specks, JUST_STATIC, log_odds - even)
+        found, colours = follow_colours(feature.input.image, above, before)
+        return cls(np.clip(found + even, -MOST_LOG_ODDS, MOST_LOG_ODDS) - log_odds, before, colours)
 
 
 def probability_of(log_odds: np.ndarray) -> np.ndarray:
@@ -250,14 +255,16 @@ def _numpy(values: torch.Tensor | None) -> np.ndarray | None:
     return None if values is None else values.cpu().numpy()
 
 
+NO_BORDER = Border(0.0, Colours.none(), Colours.none())
+
+
 @dataclass(frozen=True)
 class _Belief:
     sources: tuple[np.ndarray, ...]
     inherited: np.ndarray | float  # from the frame before, as it was believed when this frame was new
     threshold: float  # of the estimate
     log_odds: np.ndarray  # (h', w') of the sources, of what was inherited, and of colours where they are asked
-    before: Colours  # what the frame before knew
-    colours: Colours
+    border: Border
     pixels: _Pixels
     estimate: MotionEstimate
 
@@ -315,18 +322,22 @@ class _EdgePixels(_Pixels):
 
 
 class _BorderPixels(_Pixels):
-    """With the borders that the log odds have from colours."""
+    """With borders that are right already."""
+
+    @cached_property
+    def _probabilities(self) -> np.ndarray:
+        return without_specks(probability_of(self._log_odds), self._threshold)
 
     @property
     def planes(self) -> np.ndarray:
-        return self._log_odds.astype(np.float32)[None]
+        return self._probabilities.astype(np.float32)[None]
 
     @property
     def cells(self) -> np.ndarray:
-        return probability_of(self._log_odds) > self._threshold
+        return self._probabilities > self._threshold
 
     def _made(self, planes: Tensor, guide: Tensor) -> Tensor:
-        return odds_on_pixels(planes, tuple(guide.shape))
+        return resized(planes, tuple(guide.shape))
 
 
 def bring_to_device(pixels: Sequence[_Pixels], device: torch.device) -> None:
@@ -364,10 +375,12 @@ class OddsCue(MotionCue):
         said = {source.name: source.log_odds(features, evidence, again) for source in self._sources}
         needed = said[self._sources[0].name]
         self._known = {index: belief for index, belief in self._known.items() if index in needed}
+        newest = max(features, default=None)
         self._guides = {index: guide for index, guide in self._guides.items() if index in features}
         for index in features:  # oldest first: a frame inherits from those before it
             if index in needed:
-                self._update(features[index], {k: odds[index] for k, odds in said.items() if index in odds}, evidence)
+                own = {name: odds[index] for name, odds in said.items() if index in odds}
+                self._update(features[index], own, evidence, newest=index == newest)
         self._bring_to_pixels(features, evidence)
         return {index: self._known[index].estimate for index in features if index in self._known}
 
@@ -376,24 +389,25 @@ class OddsCue(MotionCue):
         for source in self._sources:
             source.reset()
 
-    def _update(self, feature: Features, said: dict[str, np.ndarray], evidence: Mapping[Edge, PairEvidence]) -> None:
+    def _update(
+        self, feature: Features, said: dict[str, np.ndarray], evidence: Mapping[Edge, PairEvidence], newest: bool
+    ) -> None:
         index, sources = feature.index, tuple(said.values())
         known = self._known.get(index)
         threshold = self._config.threshold
         if known is not None and known.threshold == threshold and identical(known.sources, sources):
             return
         inherited = known.inherited if known else self._inherited(index, evidence)
-        before = known.before if known else self._colours_before(index)
         limits = {source.name: source.limits for source in self._sources}
         total = sum(np.clip(odds, *limits[name]) for name, odds in said.items()) + inherited
         total = np.clip(total, -MOST_LOG_ODDS, MOST_LOG_ODDS)
         maps = said if len(self._sources) == 1 else {**said, self.name: total}
-        colours = before
-        if self._config.refine == "border":
-            total, colours = with_border(feature.input.image, total, threshold, before)
-            pixels: _Pixels = _BorderPixels(total, self._guide(feature), threshold)
+        if self._config.refine == "none":
+            border, pixels = NO_BORDER, _EdgePixels(total, self._guide(feature), threshold)
         else:
-            pixels = _EdgePixels(total, self._guide(feature), threshold)
+            border = known.border if known and not newest else self._border(feature, total, known)
+            total = np.clip(total + border.correction, -MOST_LOG_ODDS, MOST_LOG_ODDS)
+            pixels = _BorderPixels(total, self._guide(feature), threshold)
         estimate = MotionEstimate(
             index=index,
             probability=Deferred(lambda: pixels.probability),
@@ -401,7 +415,7 @@ class OddsCue(MotionCue):
             evidence={name: torch.from_numpy(values) for name, values in maps.items()},
             cells=Deferred(lambda: pixels.cells),
         )
-        self._known[index] = _Belief(sources, inherited, threshold, total, before, colours, pixels, estimate)
+        self._known[index] = _Belief(sources, inherited, threshold, total, border, pixels, estimate)
 
     def _guide(self, feature: Features) -> tuple[np.ndarray, Tensor]:
         """The grey image (h, w) uint8 of a frame on the host and on the backbone's device."""
@@ -419,9 +433,13 @@ class OddsCue(MotionCue):
             if missing := [pixels for pixels in new if type(pixels) is kind and pixels.uploaded is None]:
                 bring_to_device(missing, features[newest].tokens.device)
 
-    def _colours_before(self, index: int) -> Colours:
-        earlier = [other for other in self._known if other < index]
-        return self._known[max(earlier)].colours if earlier else Colours.none()
+    def _border(self, feature: Features, total: np.ndarray, known: _Belief | None) -> Border:
+        """By the colours that the frame before knew."""
+        earlier = [other for other in self._known if other < feature.index]
+        before = (
+            known.border.before if known else self._known[max(earlier)].border.colours if earlier else Colours.none()
+        )
+        return Border.of(feature, total, self._config.threshold, before)
 
     def _inherited(self, index: int, evidence: Mapping[Edge, PairEvidence]) -> np.ndarray | float:
         """What the frame before has to say about frame `index`."""

@@ -31,9 +31,10 @@ from easi3r_ros.core.two_view.refine import (
     robust_scale,
     robust_scale_2d,
     rotation_residuals,
+    turn_of_shift,
     turned,
 )
-from easi3r_ros.core.two_view.rigid import triangulate
+from easi3r_ros.core.two_view.rigid import Triangulation, triangulate
 
 DIRECTIONS = 64
 MATCHES = 200
@@ -41,6 +42,9 @@ ITERATIONS = 4
 FEWEST_MATCHES = 30  # below this nothing is said about the motion
 FIRST_ITERATIONS = 3  # of every hypothesis
 INLIER = 3.0  # robust scales
+MODEL_ERROR = 0.4  # pixels, of a camera without calibration: lens, focal length, rolling shutter
+BEHIND = 0.1  # share of the matches that may be behind infinity where a sign is tried
+SIDEWAYS = 0.5  # of the translation; less is forward, and a turn looks different
 TURN_EXPLAINS = 0.78  # share of the static-looking matches that a turn alone must explain to be preferred
 
 
@@ -124,21 +128,66 @@ def estimate_motion(
         hypotheses.append(replace(unbiased, t=longer.t))
     if guess is not None:
         hypotheses.append(guess)
-    moved = _best_refined(matches, hypotheses)
+    moved = _best_known(matches, hypotheses) if prior.known else _best_in_front(matches, hypotheses)
     if longer is None and _turn_suffices(matches, turn, moved):
         return _with_homography(matches, turn)
-    return _in_front(matches, moved)
+    return moved
 
 
-def _best_refined(matches: Matches, hypotheses: list[Motion]) -> Motion:
-    """Refined far enough to tell which is best, and that one to the end."""
-    if len(hypotheses) > 1:
-        hypotheses = [refine_motion(matches, hypothesis, FIRST_ITERATIONS) for hypothesis in hypotheses]
-        residuals = [epipolar_residuals(matches, hypothesis) for hypothesis in hypotheses]
-        scale = min(robust_scale(r) for r in residuals)
-        best = int(np.argmin([robust_cost(r, scale) for r in residuals]))
-        hypotheses = [hypotheses[best]]
-    return refine_motion(matches, hypotheses[0])
+def _best_known(matches: Matches, hypotheses: list[Motion]) -> Motion:
+    """Of a calibrated camera: the sign of the translation can be told once the lines are known."""
+    return _in_front(matches, refine_motion(matches, _best_of(matches, hypotheses)))
+
+
+def _best_in_front(matches: Matches, hypotheses: list[Motion]) -> Motion:
+    """Of a camera that nobody calibrated, whose errors hide what tells a turn from a shift to the side.
+
+    While hypotheses are compared, what they leave within MODEL_ERROR is not told apart.
+    """
+    coarse = matches.loosened(MODEL_ERROR)
+    sides = [refine_motion(coarse, side, in_front=True) for side in _sides(coarse, _best_of(coarse, hypotheses))]
+    best = sides[_cheapest([_off_front(coarse, side) for side in sides])]
+    return refine_motion(matches, best, in_front=True)
+
+
+def _best_of(matches: Matches, hypotheses: list[Motion]) -> Motion:
+    """Refined far enough to tell."""
+    if len(hypotheses) == 1:
+        return hypotheses[0]
+    hypotheses = [refine_motion(matches, hypothesis, FIRST_ITERATIONS) for hypothesis in hypotheses]
+    return hypotheses[_cheapest([epipolar_residuals(matches, hypothesis) for hypothesis in hypotheses])]
+
+
+def _cheapest(residuals: list[np.ndarray]) -> int:
+    scale = min(robust_scale(r) for r in residuals)
+    return int(np.argmin([robust_cost(r, scale) for r in residuals]))
+
+
+def _sides(matches: Matches, motion: Motion) -> list[Motion]:
+    """Both signs of the translation, each with the turn that leaves most matches in front of the camera.
+
+    What is behind infinity after one turn is far away after the next: a turn and a shift to the side look alike.
+    """
+    found = _triangulated(matches, motion)
+    fits = np.abs(found.epipolar) < INLIER * robust_scale(found.epipolar)
+    along = (found.inverse_depth * found.parallax)[fits]  # pixels
+    sideways = float(np.hypot(*motion.t[:2]))
+    sides = []
+    for sign in (1.0, -1.0):
+        behind = min(float(np.quantile(sign * along, BEHIND)), 0.0) if sideways > SIDEWAYS else 0.0
+        shift = behind * sign * motion.t[:2] / max(sideways, SIDEWAYS) / motion.camera.focal
+        sides.append(replace(motion, R=turn_of_shift(shift) @ motion.R, t=sign * motion.t))
+    return sides
+
+
+def _off_front(matches: Matches, motion: Motion) -> np.ndarray:
+    """(N,) distances of the matches from where a static point in front of the camera can be seen."""
+    found = _triangulated(matches, motion)
+    return np.hypot(found.epipolar, np.minimum(found.inverse_depth, 0) * np.sqrt(found.information))
+
+
+def _triangulated(matches: Matches, motion: Motion) -> Triangulation:
+    return triangulate(matches.a.T, matches.b.T, matches.information().T, motion.R, motion.t, motion.camera)
 
 
 def _turn_suffices(matches: Matches, turn: Motion, moved: Motion) -> bool:
@@ -161,7 +210,7 @@ def _with_homography(matches: Matches, turn: Motion) -> Motion:
 
 def _in_front(matches: Matches, motion: Motion) -> Motion:
     """The sign of the translation that puts most matches before the camera."""
-    found = triangulate(matches.a.T, matches.b.T, matches.information().T, motion.R, motion.t, motion.camera)
+    found = _triangulated(matches, motion)
     significance = found.inverse_depth * np.sqrt(found.information)
     votes = np.clip(significance, -5, 5)[np.abs(found.epipolar) < INLIER * robust_scale(found.epipolar)]
     return motion if votes.sum() >= 0 else replace(motion, t=-motion.t)

@@ -41,6 +41,7 @@ LONGEST_PREDICTION = 6.0  # times the time that a flow was observed over; beyond
 SURPRISING = 0.25  # of the image's contrast: a prediction that leaves that much unexplained is worth a second opinion
 AROUND = 9  # nodes across over which predictions are compared
 PREFERENCE = 0.5  # grey levels by which keypoints must do better
+SPARSE = 4  # every n-th node is enough for a median
 OCCLUDED = 40  # grey levels: more difference says no more
 
 
@@ -236,6 +237,16 @@ class TrackedImage:
     def size(self) -> tuple[int, int]:
         """(w, h)."""
         return self.grey.shape[1], self.grey.shape[0]
+
+    def speed(self) -> float | None:
+        """Pixels per second of the median flow vector to the frame nearest in time; None: there is no flow yet."""
+        seconds = {index: abs(later) for index, later in self.seconds.items() if later}
+        if not seconds:
+            return None
+        nearest = min(seconds, key=seconds.get)
+        flow = self.flows[nearest]
+        shift = (flow.target - flow.nodes)[:, ::SPARSE, ::SPARSE]
+        return float(np.median(np.hypot(*shift))) / seconds[nearest]
 
 
 def flows_between(first: TrackedImage, second: TrackedImage, estimator: FlowEstimator) -> tuple[Flow, Flow]:

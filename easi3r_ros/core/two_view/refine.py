@@ -5,7 +5,7 @@ Points go from camera a to camera b by x_b = R x_a + t, |t| = 1. Residuals are i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -83,6 +83,10 @@ class Matches:
     def information(self) -> np.ndarray:
         """(N, 3) inverse covariance in the same form."""
         return _inverse(self.covariance)
+
+    def loosened(self, pixels: float) -> Matches:
+        """The same with an independent error of so many pixels, standard deviation, on top."""
+        return replace(self, covariance=self.covariance + np.array([1.0, 0.0, 1.0]) * pixels**2)
 
 
 def sample_matches(
@@ -194,7 +198,7 @@ def robust_cost(residuals: np.ndarray, scale: float) -> float:
 
 def fit_rotation(matches: Matches, camera: Camera, prior: FocalBelief, iterations: int = 6) -> Motion:
     """The turn that explains most matches."""
-    R, belief = _turn_of_shift(np.median(matches.b - matches.a, axis=0) / camera.focal), prior
+    R, belief = turn_of_shift(np.median(matches.b - matches.a, axis=0) / camera.focal), prior
     whitening = _whitening(matches)
     for _ in range(iterations):
         residuals, jacobian = _linearise_rotation(matches, R, camera, whitening)
@@ -208,8 +212,11 @@ def fit_rotation(matches: Matches, camera: Camera, prior: FocalBelief, iteration
     return Motion(R, np.zeros(3), camera, belief)
 
 
-def refine_motion(matches: Matches, motion: Motion, iterations: int = 10) -> Motion:
+def refine_motion(matches: Matches, motion: Motion, iterations: int = 10, in_front: bool = False) -> Motion:
     """Least squares, iteratively re-weighted, over rotation and direction of translation.
+
+    in_front: a match that no point in front of the camera explains also counts for how far behind infinity it is.
+    Along the epipolar lines that tells which turn it was; across them a small turn looks like a small shift.
 
     The focal length stays: two views with little between them say next to nothing about it, unless the camera turned.
     """
@@ -218,7 +225,11 @@ def refine_motion(matches: Matches, motion: Motion, iterations: int = 10) -> Mot
         residuals, by_turn, by_translation = _linearise_epipolar(bearings, R, t)
         tangent = _tangent(t)
         jacobian = np.concatenate([by_turn, tangent @ by_translation])
-        information, gradient = _normal_equations(residuals, jacobian, _weights(residuals, robust_scale(residuals)))
+        scale = robust_scale(residuals)
+        if in_front:
+            information, gradient = _in_front_equations(bearings, (R, t), residuals, jacobian, scale)
+        else:
+            information, gradient = _normal_equations(residuals, jacobian, _weights(residuals, scale))
         step = -np.linalg.solve(information, gradient)
         t = t + np.clip(step[3:], -0.5, 0.5) @ tangent
         R, t = turned(R, step[:3]), t / np.linalg.norm(t)
@@ -269,6 +280,33 @@ def _linearise_epipolar(bearings: Bearings, R: np.ndarray, t: np.ndarray) -> tup
     likeliest = np.array([x - sx * shift, y - sy * shift, np.ones_like(x)])
     by_turn = cross(turned, cross(likeliest, t))
     return algebraic * inverse, by_turn * inverse, cross(turned, likeliest) * inverse
+
+
+def _in_front_equations(
+    bearings: Bearings, motion: tuple[np.ndarray, np.ndarray], residuals: np.ndarray, jacobian: np.ndarray, scale: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `_normal_equations` of residuals (N,) and jacobian (5, N), with those of what is behind infinity on top."""
+    behind, by_turn = _linearise_behind(bearings, *motion)
+    weights = _weights(np.hypot(residuals, behind), scale)
+    information, gradient = _normal_equations(residuals, jacobian, weights)
+    hidden = behind < 0
+    by_both = np.pad(by_turn[:, hidden], ((0, 2), (0, 0)))  # that the translation turns the lines does not matter
+    more, steeper = _normal_equations(behind[hidden], by_both, weights[hidden])
+    return information + more, gradient + steeper
+
+
+def _linearise_behind(bearings: Bearings, R: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far (N,) <= 0 matches lie behind infinity on their epipolar lines, and the derivatives (3, N) by turn."""
+    X, Y, Z = R @ bearings.a
+    x, y, (u, v, _) = X / Z, Y / Z, bearings.b
+    ex, ey = t[0] - u * t[2], t[1] - v * t[2]  # along the line, from infinity to the camera
+    length = np.hypot(ex, ey) + 1e-9
+    ex, ey = ex / length, ey / length
+    xx, xy, yy = bearings.covariance
+    inverse = 1 / np.sqrt(ex * ex * xx + 2 * ex * ey * xy + ey * ey * yy)
+    along = (ex * (u - x) + ey * (v - y)) * inverse
+    by_turn = np.array([ex * x * y + ey * (1 + y * y), -ex * (1 + x * x) - ey * x * y, ex * y - ey * x])
+    return np.minimum(along, 0.0), by_turn * inverse
 
 
 def _normal_equations(
@@ -333,7 +371,7 @@ def _tangent(direction: np.ndarray) -> np.ndarray:
     return np.array([first, cross(direction, first)])
 
 
-def _turn_of_shift(shift: np.ndarray) -> np.ndarray:
+def turn_of_shift(shift: np.ndarray) -> np.ndarray:
     """The rotation that moves the middle of the image by `shift` (x, y), in focal lengths."""
     return cv2.Rodrigues(np.array([-np.arctan(shift[1]), np.arctan(shift[0]), 0.0]))[0]
 

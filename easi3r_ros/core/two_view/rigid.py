@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from easi3r_ros.core.two_view.flow import Flow
@@ -16,6 +17,9 @@ from easi3r_ros.core.two_view.refine import Camera, Motion, robust_scale, robust
 QUANTILE_STEP = 2  # every n-th node: enough for quantiles
 TAILS = (0.1, 0.9)  # quantiles of inverse depth; movers that take more of the image than the tails pass unnoticed
 FARTHER, NEARER = 0.5, 2.5  # the static world may go on beyond these quantiles by these factors
+UPPER = 0.75  # quantile, where what reaches the border of the image is excused
+SURELY_NEAR = 3.0  # standard deviations
+REACH, HOLD = 2, 6  # nodes: a region is held by so many of its nodes within so many of the border
 SAMPLE = (slice(1, None, 3), slice(1, None, 3))  # nodes that statistics are taken from
 
 
@@ -54,7 +58,9 @@ def triangulate(
     return Triangulation(inverse_depth, squared / z**2, np.sqrt(gx * gx + gy * gy) / z, epipolar)
 
 
-def plausible_range(inverse_depth: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
+def plausible_range(
+    inverse_depth: np.ndarray, weight: np.ndarray, tails: tuple[float, float] = TAILS
+) -> tuple[float, float]:
     """Inverse depths between which the static world lies, from the better known half of it."""
     values, weight = (
         inverse_depth[::QUANTILE_STEP, ::QUANTILE_STEP].ravel(),
@@ -63,7 +69,7 @@ def plausible_range(inverse_depth: np.ndarray, weight: np.ndarray) -> tuple[floa
     known = weight > 0
     if not known.any():
         return -np.inf, np.inf
-    low, high = np.quantile(values[weight >= np.median(weight[known])], TAILS)
+    low, high = np.quantile(values[weight >= np.median(weight[known])], tails)
     return max(FARTHER * low, 0.0), max(NEARER * high, 0.0)  # nothing is behind infinity
 
 
@@ -71,6 +77,29 @@ def depth_violation(inverse_depth: np.ndarray, information: np.ndarray, low: flo
     """(g, k) how far inverse depths are outside of [low, high], in standard deviations."""
     outside = np.maximum(np.maximum(np.float32(low) - inverse_depth, inverse_depth - np.float32(high)), 0)
     return outside * np.sqrt(information)
+
+
+def implausible_depth(fit: RigidFit, weight: np.ndarray) -> np.ndarray:
+    """(g, k) as `depth_violation` of the static world, but what is too near may be if it reaches the image's border.
+
+    weight: (g, k) how much each node tells of the static world.
+    """
+    low, high = plausible_range(fit.inverse_depth, weight, (TAILS[0], UPPER))
+    violation = depth_violation(fit.inverse_depth, fit.information, low, high)
+    near = (fit.inverse_depth > high) & (violation > SURELY_NEAR)
+    return np.where(near & ~floating(near), 0, violation) if near.any() else violation
+
+
+def floating(near: np.ndarray) -> np.ndarray:
+    """(g, k) bool, which nodes are in regions that `near` (g, k) makes and that end within the image.
+
+    What stands that near reaches up from the border of the image, or from ground as near as itself, which does.
+    """
+    _, labels = cv2.connectedComponents(near.astype(np.uint8), connectivity=4)
+    edges = [labels[:REACH].ravel(), labels[-REACH:].ravel(), labels[:, :REACH].ravel(), labels[:, -REACH:].ravel()]
+    held = np.bincount(np.concatenate(edges), minlength=labels.max() + 1) >= HOLD
+    held[0] = True
+    return ~held[labels]
 
 
 @dataclass(frozen=True)

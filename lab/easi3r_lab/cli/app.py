@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from easi3r_lab.cli import bench_align, bench_soak, bench_transport, evaluate
+from easi3r_lab.cli import bench_align, bench_engine, bench_soak, bench_transport, evaluate
 from easi3r_ros.cli.app import new_app, run_app
 
 
@@ -23,6 +23,32 @@ def demo(
     from easi3r_lab.demo import run_demo
 
     print(json.dumps(run_demo(out)))
+
+
+def sheet(
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="As for 'easi3r run'.")],
+    out: Annotated[Path, typer.Option(help="The picture, a PNG.")] = Path("sheet.png"),
+    frames: Annotated[int, typer.Option(help="So many of INPUT.", min=2)] = 60,
+    rows: Annotated[int, typer.Option(help="Of the picture.", min=1, max=12)] = 3,
+    camera_info: Annotated[Path | None, typer.Option(help="Calibration YAML for a video or image folder.")] = None,
+) -> None:
+    """What the viewer shows as one picture, without a display: image, mask, depth, path and clouds from above."""
+    from itertools import islice
+
+    from easi3r_lab.eval.pictures import save
+    from easi3r_lab.eval.view_sheet import snapshots, view_sheet
+    from easi3r_ros.core.config import PipelineConfig
+    from easi3r_ros.core.pipeline import Pipeline
+    from easi3r_ros.io import open_source
+    from easi3r_ros.mapping.placing import offline_placing
+
+    config = PipelineConfig()
+    pipeline = Pipeline(config)
+    placing = offline_placing(config, pipeline.backbone.metric)
+    with open_source(source, camera_info=camera_info) as opened:
+        results = [placing.place(pipeline.push(frame)) for frame in islice(opened, frames)]
+    save(view_sheet(snapshots(results, rows, config.clouds), str(source)), out)
+    typer.echo(f"wrote {out}")
 
 
 def verify(
@@ -92,10 +118,15 @@ app = new_app(
     "easi3r-lab", "The laboratory of easi3r_ros: rendered worlds, measurements, the demo, and how a network is trained."
 )
 app.command()(demo)
+app.command()(sheet)
 app.command()(verify)
 app.add_typer(evaluate.app, name="eval")
 bench_align.app.command()(bench_soak.soak)
 bench_align.app.command()(bench_transport.transport)
+bench_align.app.command("after-network")(bench_engine.after_network)
+bench_align.app.command("fast-path")(bench_engine.fast_path)
+bench_align.app.command("long-stream")(bench_engine.long_stream)
+bench_align.app.command("network")(bench_engine.network)
 app.add_typer(bench_align.app, name="bench")
 app.command()(train)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from operator import attrgetter
@@ -11,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from easi3r_lab.cli import data_sets
+from easi3r_lab.cli.tables import as_text, rounded
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -122,7 +124,7 @@ def synthetic(
     for row in rows(_names(presets, "--presets"), chosen, frames, configs, rate):
         collected.append(row)
         if as_json:
-            typer.echo(json.dumps(_rounded(row.as_dict())))
+            typer.echo(json.dumps(rounded(row.as_dict())))
     if not as_json:
         _print(collected)
 
@@ -173,7 +175,7 @@ def objects(
             ("true", with_true_depth(clip, found), measured),
         ):
             score = score_of_objects(spec, clip, results, settings)
-            values = (_text(getattr(score, key), digits) for _, key, digits in OBJECT_COLUMNS)
+            values = (as_text(getattr(score, key), digits) for _, key, digits in OBJECT_COLUMNS)
             table.add_row(spec.preset, str(spec.seed), depth, *values)
     _show(table)
 
@@ -181,43 +183,49 @@ def objects(
 @app.command()
 def davis16(
     root: Root,
+    backbone: data_sets.Backbone = "auto",
     checkpoint: Checkpoints = None,
     classical: Classical = True,
     assignments: Assignments = None,
     out: Out = None,
+    picture: data_sets.Picture = None,
     as_json: Json = False,
 ) -> None:
     """Masks on the validation sequences of DAVIS 2016 (or those that are there), online: J and F as DAVIS has them."""
     options = {"checkpoints": checkpoint, "classical": classical, "assignments": assignments}
-    _davis("davis16", root, options, out, as_json)
+    _davis("davis16", root, data_sets.chosen(backbone, options), out, picture, as_json)
 
 
 @app.command()
 def davis17(
     root: Root,
+    backbone: data_sets.Backbone = "auto",
     checkpoint: Checkpoints = None,
     classical: Classical = True,
     assignments: Assignments = None,
     out: Out = None,
+    picture: data_sets.Picture = None,
     as_json: Json = False,
 ) -> None:
     """As davis16 on the validation sequences of DAVIS 2017; all their objects together are one foreground."""
     options = {"checkpoints": checkpoint, "classical": classical, "assignments": assignments}
-    _davis("davis17", root, options, out, as_json)
+    _davis("davis17", root, data_sets.chosen(backbone, options), out, picture, as_json)
 
 
 @app.command("davis-all")
 def davis_all(
     root: Root,
+    backbone: data_sets.Backbone = "auto",
     checkpoint: Checkpoints = None,
     classical: Classical = True,
     assignments: Assignments = None,
     out: Out = None,
+    picture: data_sets.Picture = None,
     as_json: Json = False,
 ) -> None:
     """As davis17, on every sequence that is there."""
     options = {"checkpoints": checkpoint, "classical": classical, "assignments": assignments}
-    _davis("davis-all", root, options, out, as_json)
+    _davis("davis-all", root, data_sets.chosen(backbone, options), out, picture, as_json)
 
 
 @app.command()
@@ -238,7 +246,7 @@ def metres(
         results = results_of(clip, config)
         for source in SOURCES:
             found = score(clip, results, source, config)
-            values = ("-" if found is None else _text(getattr(found, key), d) for _, key, d in METRES_COLUMNS)
+            values = ("-" if found is None else as_text(getattr(found, key), d) for _, key, d in METRES_COLUMNS)
             table.add_row(spec.preset, str(spec.seed), source, *values)
     _show(table)
 
@@ -269,7 +277,7 @@ def pairs(
         for known in (True, False):
             with torch.inference_mode():
                 figures = pair_accuracy(backbone, long_side, known)
-            row = (_text(figures[key], digits) for _, key, digits in PAIR_COLUMNS)
+            row = (as_text(figures[key], digits) for _, key, digits in PAIR_COLUMNS)
             table.add_row(name, "yes" if known else "no", *row)
     Console(width=160).print(table)
 
@@ -304,7 +312,9 @@ def attention(
                 if not table.rows:
                     for name in auc:
                         table.add_column(name, no_wrap=True)
-                table.add_row(preset, str(seed), "frozen" if frozen else "moving", *(_text(v, 2) for v in auc.values()))
+                table.add_row(
+                    preset, str(seed), "frozen" if frozen else "moving", *(as_text(v, 2) for v in auc.values())
+                )
     Console(width=160).print(table)
 
 
@@ -345,7 +355,9 @@ def _add_ghosts(table: Table, clip: tuple[str, str], scores: dict[str, Sequence[
         table.add_row(*clip, way, str(ghosts_), share, str(static))
 
 
-def _davis(kind: str, root: Path, options: dict[str, Any], out: Path | None, as_json: bool) -> None:
+def _davis(
+    kind: str, root: Path, options: dict[str, Any], out: Path | None, picture: Path | None, as_json: bool
+) -> None:
     """Every sequence with every configuration: a table of all, or a line of JSON each and for their mean."""
     import torch
     from rich import box
@@ -375,11 +387,14 @@ def _davis(kind: str, root: Path, options: dict[str, Any], out: Path | None, as_
                 scores.append(score)
             for score in (*scores, mean_score(scores)):
                 if as_json:
-                    typer.echo(json.dumps(_rounded({"data": kind, "backbone": name, **asdict(score)})))
-                row = (_text(attrgetter(key)(score), digits) for _, key, digits in DAVIS_COLUMNS)
+                    typer.echo(json.dumps(rounded({"data": kind, "backbone": name, **asdict(score)})))
+                row = (as_text(attrgetter(key)(score), digits) for _, key, digits in DAVIS_COLUMNS)
                 table.add_row(score.name, name, *row)
+            data_sets.draw(kind, True, picture or (out / f"{kind}.png" if out else None), name, len(configs), scores)
     if not as_json:
-        Console(width=160).print(table)
+        console = Console(width=160)
+        console.print(table)
+        data_sets.print_yardstick(kind, console)
 
 
 def _configs(
@@ -417,15 +432,6 @@ def _number(text: str) -> int:
         raise typer.BadParameter(f"--seeds: '{text}' is no whole number") from None
 
 
-def _rounded(value: Any) -> Any:
-    """JSON knows no nan; four digits are enough."""
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, float):
-        return None if math.isnan(value) else round(value, 4)
-    return value
-
-
 def _print(collected: list) -> None:
     from rich import box
     from rich.console import Console
@@ -438,16 +444,15 @@ def _print(collected: list) -> None:
         cues.add_column(heading, no_wrap=True)
     for row in collected:
         if row.figures:
-            values = [_text(row.figures[name], digits) for _, name, digits in COLUMNS]
-            figures.add_row(row.preset, row.method, *values, _text(row.frozen_false_percent, 2))
+            values = [as_text(row.figures[name], digits) for _, name, digits in COLUMNS]
+            figures.add_row(row.preset, row.method, *values, as_text(row.frozen_false_percent, 2))
         for name, cue in row.cues.items():
             label = name if row.method == "baselines" else f"{row.method}: {name}"
             frozen = row.frozen_auc.get(name, float("nan"))
-            cues.add_row(row.preset, label, _text(cue.auc, 3), _text(frozen, 3), _text(cue.jm, 2))
+            cues.add_row(row.preset, label, as_text(cue.auc, 3), as_text(frozen, 3), as_text(cue.jm, 2))
     console = Console(width=160)
     console.print(figures)
     console.print(cues)
 
 
-def _text(value: float, digits: int) -> str:
-    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+data_sets.register(app, _configs)

@@ -47,7 +47,7 @@ class Clocks(NamedTuple):
         return Clocks(self.wall - other.wall, self.cpu - other.cpu)
 
 
-class Recorded(Backbone):
+class RecordedRun(Backbone):
     """A network that has all answers already. Its own time is taken out."""
 
     name, default_partners, has_attention = "recorded", Partners(steps=(1, 3, 5, 7, 9)), True
@@ -108,7 +108,7 @@ class Recorded(Backbone):
 
 def main(path: str, cue: str, frames: int) -> dict:
     recording = dict(np.load(path))
-    backbone = Recorded(recording)
+    backbone = RecordedRun(recording)
     config = PipelineConfig(window=WindowConfig(size=10))
     pipeline = Pipeline(with_settings(config, {"motion.cue": cue}), backbone)
     milliseconds, cpu_milliseconds, stages, overlap, poses = [], [], {}, [], []

@@ -11,10 +11,12 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
+from easi3r_lab.datasets.recorded import DataSetError
 from easi3r_lab.eval.scores import SequenceStatistics, boundary_accuracy, region_similarity, sequence_statistics
 from easi3r_ros.core.config import PipelineConfig, settings
 from easi3r_ros.core.pipeline import Pipeline
@@ -28,10 +30,6 @@ LISTS = {  # where the list of sequences lies, best first
     "davis17": ("ImageSets/2017/val.txt",),
     "davis-all": (),
 }
-
-
-class DataSetError(ValueError):
-    """A folder is not what a data set looks like; the message says what is missing and where it was looked for."""
 
 
 @dataclass(frozen=True)
@@ -173,22 +171,24 @@ def score_sequence(sequence: VideoSequence, config: PipelineConfig, tick: Callab
 class ResultFolder:
     """Results per sequence of one configuration, so that an evaluation that was stopped goes on."""
 
-    def __init__(self, folder: Path | None, config: PipelineConfig):
-        """folder: None keeps nothing."""
-        text = repr([(name, value) for name, _, value in settings(config)])
+    def __init__(self, folder: Path | None, config: PipelineConfig, kind: Any = SequenceScore, words: str = ""):
+        """folder: None keeps nothing. kind: a dataclass with `name` and `from_dict`. words: of what else they are."""
+        self._kind = kind
+        text = repr([(name, value) for name, _, value in settings(config)]) + words
         self._folder = folder and folder / hashlib.sha256(text.encode()).hexdigest()[:12]
 
-    def get(self, name: str) -> SequenceScore | None:
-        path = self._folder and self._folder / f"{name}.json"
-        return SequenceScore.from_dict(json.loads(path.read_text())) if path and path.is_file() else None
+    def get(self, name: str) -> Any | None:
+        path = self._folder and self._folder / f"{name.replace('/', '_')}.json"
+        return self._kind.from_dict(json.loads(path.read_text())) if path and path.is_file() else None
 
-    def put(self, score: SequenceScore) -> None:
+    def put(self, score: Any) -> None:
         if self._folder is None:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        unfinished = self._folder / f".{score.name}.part"
+        name = score.name.replace("/", "_")
+        unfinished = self._folder / f".{name}.part"
         unfinished.write_text(json.dumps(asdict(score)))
-        unfinished.rename(self._folder / f"{score.name}.json")  # whole or not at all
+        unfinished.rename(self._folder / f"{name}.json")  # whole or not at all
 
 
 def mean_score(scores: Sequence[SequenceScore]) -> SequenceScore:

@@ -55,7 +55,7 @@ def contact_sheet(rows: Sequence[SheetRow], title: str, depth_unit: str) -> Figu
             "bottom": foot / size[1],
         }
         figure.subplots_adjust(**margins, wspace=0.02, hspace=0.05 / tall)
-        scale = _depth_scale(rows)
+        scale = depth_scale(rows)
         for line, row in zip(axes, rows, strict=True):
             _sheet_line(line, row, scale)
         truth_known = any(row.true_mask is not None for row in rows)
@@ -95,7 +95,7 @@ def trajectory_plot(estimated: np.ndarray, truth: np.ndarray, seconds: np.ndarra
         over_time.set_xlim(seconds[0], seconds[-1])
         over_time.set_ylim(0, max(1.25 * error.max(), 0.1))
         for axis in (above, over_time):
-            _clean(axis)
+            clean(axis)
     return figure
 
 
@@ -109,7 +109,7 @@ def top_view(
     below = static_xyz[:, 2] < np.median(world_from_cam[:, 2, 3])
     static_xyz, static_rgb = static_xyz[below], static_rgb[below]
     path = world_from_cam[:, :3, 3]
-    low, high = _extent(path, static_xyz, dynamic_xyz)
+    low, high = extent(path, static_xyz, dynamic_xyz)
     span = high - low  # forward, left
     with matplotlib.rc_context(STYLE):
         width, head, foot = 7.2, 0.75, 0.55  # inches
@@ -118,7 +118,7 @@ def top_view(
         axis = figure.subplots()
         figure.subplots_adjust(left=0.7 / width, right=1 - 0.15 / width, top=1 - head / tall, bottom=foot / tall)
         figure.text(0.7 / width, 1 - 0.1 / tall, title, fontsize=11, va="top")
-        image = _map_image(static_xyz, static_rgb, dynamic_xyz, low, high, cell=span.max() / 380)
+        image = map_image(static_xyz, static_rgb, dynamic_xyz, low, high, cell=span.max() / 380)
         axis.imshow(image, extent=(-high[1], -low[1], low[0], high[0]), origin="lower")
         axis.plot(-path[:, 1], path[:, 0], color=CAMERA, lw=2)
         _headings(axis, world_from_cam, length=0.05 * span.min(), count=5)
@@ -131,7 +131,7 @@ def top_view(
         ]
         place = (0.7 / width, 1 - 0.33 / tall)
         figure.legend(handles=handles, loc="upper left", bbox_to_anchor=place, ncol=3, frameon=False, borderaxespad=0)
-        _clean(axis)
+        clean(axis)
     return figure
 
 
@@ -159,7 +159,7 @@ def _figure(size: tuple[float, float]) -> Figure:
     return figure
 
 
-def _depth_scale(rows: Sequence[SheetRow]) -> Normalize:
+def depth_scale(rows: Sequence[SheetRow]) -> Normalize:
     known = np.concatenate([row.depth[np.isfinite(row.depth)] for row in rows])
     return Normalize(*np.percentile(known, [1, 99])) if known.size else Normalize(0, 1)
 
@@ -200,14 +200,14 @@ def _headings(axis: Axes, world_from_cam: np.ndarray, length: float, count: int)
         axis.fill(-points[:, 1], points[:, 0], color=CAMERA, alpha=0.35, lw=0)
 
 
-def _clean(axis: Axes) -> None:
+def clean(axis: Axes) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.spines[["left", "bottom"]].set_color(FAINT)
     axis.tick_params(colors=INK, labelsize=8, length=3)
     axis.set_title(axis.get_title(), fontsize=10, fontweight="bold", pad=6)
 
 
-def _extent(path: np.ndarray, *clouds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def extent(path: np.ndarray, *clouds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Corners (x, y) of a rectangle with the path and nearly all points: stray ones must not make the rest tiny."""
     corners = [path[:, :2]]
     corners += [np.percentile(cloud[:, :2], [1.5, 98.5], axis=0) for cloud in clouds if len(cloud)]
@@ -216,7 +216,7 @@ def _extent(path: np.ndarray, *clouds: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return low - margin, high + margin
 
 
-def _map_image(
+def map_image(
     static_xyz: np.ndarray,
     static_rgb: np.ndarray,
     dynamic_xyz: np.ndarray,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from easi3r_lab.synthetic import solids
+from easi3r_lab.synthetic.random_worlds.backdrop import StillWorlds
 from easi3r_lab.synthetic.random_worlds.layout import (
     CLOTH,
     METAL,
@@ -29,7 +30,6 @@ from easi3r_lab.synthetic.random_worlds.layout import (
     turn_y,
     turn_z,
 )
-from easi3r_lab.synthetic.random_worlds.surroundings import StillWorlds
 
 BODIES = 5  # most that one scene has
 SLOTS = 12  # parts of a body

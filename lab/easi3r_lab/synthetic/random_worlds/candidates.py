@@ -14,9 +14,9 @@ from torch import Tensor
 from easi3r_lab.synthetic import correspondence as between
 from easi3r_lab.synthetic import solids
 from easi3r_lab.synthetic.first_hits import Grid, first_hits
+from easi3r_lab.synthetic.random_worlds.backdrop import StillWorlds, random_still_worlds
 from easi3r_lab.synthetic.random_worlds.bodies import BODIES, SLOTS, Limbs, Travel, place_bodies, poses_of_parts
 from easi3r_lab.synthetic.random_worlds.layout import Dice, RoomLayout, rigid, turn_by
-from easi3r_lab.synthetic.random_worlds.surroundings import StillWorlds, random_still_worlds
 from easi3r_ros.core.geometry import invert_se3
 
 SIZE = (16, 12)  # rays across and down

@@ -123,7 +123,7 @@ _STYLES = torch.tensor([THING, THING, WOOD, CLOTH, METAL, PICTURE, STONE])
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class Backdrop:
     layout: RoomLayout
     eye: Tensor  # (B, 3) of the camera half way, world
     target: Tensor  # (B, 3) point looked at half way

@@ -23,9 +23,9 @@ from easi3r_lab.synthetic.random_worlds.layout import (
     THING,
     WALL,
     WOOD,
+    Backdrop,
     Dice,
     RoomLayout,
-    Surroundings,
     height_of,
     only,
     points,
@@ -37,7 +37,7 @@ from easi3r_lab.synthetic.random_worlds.layout import (
 )
 
 
-def room(dice: Dice, n: int) -> Surroundings:
+def room(dice: Dice, n: int) -> Backdrop:
     """Four walls, furniture along them, things on the furniture, prints on the walls, lamps."""
     half_x, half_y, half_z = dice.uniform(1.7, 4.2, n, 1), dice.uniform(1.6, 3.6, n, 1), dice.uniform(1.2, 1.7, n, 1)
     shell = solids_of(solids.ROOM, [half_x, half_y, half_z], [0.0, 0.0, half_z], None, WALL)
@@ -51,7 +51,7 @@ def room(dice: Dice, n: int) -> Surroundings:
     parts += [_on_walls(dice, n, half_x, half_y), _table(dice, n, half_x, half_y)]
     parts.append(_hanging(dice, n, half_x, half_y, half_z))
     inside = torch.zeros(n, dtype=torch.bool)
-    return Surroundings(RoomLayout.joined(parts), eye, target, inside, (0.5, 0.1, 0.4), (True, False))
+    return Backdrop(RoomLayout.joined(parts), eye, target, inside, (0.5, 0.1, 0.4), (True, False))
 
 
 def _furniture(dice: Dice, n: int, half_x: Tensor, half_y: Tensor) -> tuple[RoomLayout, RoomLayout]:
@@ -124,7 +124,7 @@ def _hanging(dice: Dice, n: int, half_x: Tensor, half_y: Tensor, half_z: Tensor)
     return only(solids_of(kind, size, at, None, THING), dice.chance(0.6, n, 3))
 
 
-def street(dice: Dice, n: int) -> Surroundings:
+def street(dice: Dice, n: int) -> Backdrop:
     """A road between houses, with trees, poles, signs and parked cars."""
     road, pavement = dice.uniform(2.8, 5.0, n, 1), dice.uniform(1.5, 3.5, n, 1)
     ground = solids_of(solids.BOX, [120.0, 120.0, 0.5 + 0 * road], [20.0, 0.0, -0.53], None, GROUND)
@@ -141,7 +141,7 @@ def street(dice: Dice, n: int) -> Surroundings:
     ahead, aside = dice.uniform(8, 20, n, 1), dice.normal(n, 1) * 3.5
     target = points(eye[:, :1] + ahead, aside, dice.uniform(0.3, 3, n, 1))
     outside = torch.ones(n, dtype=torch.bool)
-    return Surroundings(RoomLayout.joined(parts), eye, target, outside, (0.35, 0.5, 0.15), (True, True))
+    return Backdrop(RoomLayout.joined(parts), eye, target, outside, (0.35, 0.5, 0.15), (True, True))
 
 
 def _houses(dice: Dice, n: int, side: float, edge: Tensor) -> list[RoomLayout]:
@@ -197,7 +197,7 @@ def _parked(dice: Dice, n: int, road: Tensor) -> RoomLayout:
     return RoomLayout.joined([only(one, exists) for one in (body, cabin, *wheels)])
 
 
-def terrain(dice: Dice, n: int) -> Surroundings:
+def terrain(dice: Dice, n: int) -> Backdrop:
     """Hills with stones, trees, huts and posts."""
     amplitude, wavelength = dice.log_uniform(0.15, 2.2, n, 1), dice.uniform(7, 22, n, 1)
     size = [amplitude, wavelength, dice.uniform(0, 6.3, n, 1), 90.0]
@@ -225,7 +225,7 @@ def terrain(dice: Dice, n: int) -> Surroundings:
     tx, ty = dice.uniform(5, 14, n, 1), dice.uniform(-4, 4, n, 1)
     target = points(tx, ty, level(tx, ty) + dice.uniform(-0.3, 1.5, n, 1))
     outside = torch.ones(n, dtype=torch.bool)
-    return Surroundings(RoomLayout.joined(parts), eye, target, outside, (0.5, 0.15, 0.35), (True, True))
+    return Backdrop(RoomLayout.joined(parts), eye, target, outside, (0.5, 0.15, 0.35), (True, True))
 
 
 def _huts(dice: Dice, n: int, level: Callable[[Tensor, Tensor], Tensor]) -> tuple[RoomLayout, RoomLayout]:
@@ -241,7 +241,7 @@ def _huts(dice: Dice, n: int, level: Callable[[Tensor, Tensor], Tensor]) -> tupl
     return huts, roofs
 
 
-def clutter(dice: Dice, n: int) -> Surroundings:
+def clutter(dice: Dice, n: int) -> Backdrop:
     """A heap of things of every orientation, on a floor and before walls or under a sky; from doll's house to hall."""
     scale = dice.log_uniform(0.3, 2.5, n, 1)
     backdrop = _backdrop(dice, n, scale)
@@ -261,7 +261,7 @@ def clutter(dice: Dice, n: int) -> Surroundings:
     eye = points(dice.uniform(-0.8, 0.2, n, 1), dice.uniform(-0.7, 0.7, n, 1), dice.uniform(0.5, 1.7, n, 1))
     target = points(dice.uniform(1.6, 2.6, n, 1), dice.uniform(-0.6, 0.6, n, 1), dice.uniform(0.2, 0.9, n, 1))
     open_air = (backdrop[1].kind == solids.EMPTY)[:, 0]
-    return Surroundings(
+    return Backdrop(
         RoomLayout.joined([*backdrop, *heaps]), eye * scale, target * scale, open_air, (0.15, 0.2, 0.65), (False, False)
     )
 
@@ -280,7 +280,7 @@ def _backdrop(dice: Dice, n: int, scale: Tensor) -> list[RoomLayout]:
     ]
 
 
-FAMILIES: tuple[tuple[Callable[[Dice, int], Surroundings], float], ...] = (
+FAMILIES: tuple[tuple[Callable[[Dice, int], Backdrop], float], ...] = (
     (room, 0.36),
     (street, 0.2),
     (terrain, 0.14),
