@@ -7,6 +7,7 @@ import pytest
 from helpers_classical import K, angle, angle_between, pose
 
 from easi3r_ros.core.two_view.estimate import estimate_motion
+from easi3r_ros.core.two_view.flow import UNKNOWN_LENS
 from easi3r_ros.core.two_view.refine import Camera, FocalBelief, Matches, camera_from, focal_from_fov
 from easi3r_ros.core.two_view.rigid import RigidFit, floating, implausible_depth, triangulate
 
@@ -164,3 +165,11 @@ def test_a_near_thing_that_reaches_the_border_may_stand_there():
     assert violation[25, 50] == pytest.approx(65)  # ten times what it is nearer than 2.5
     behind = implausible_depth(RigidFit(np.where(near, -9, 1), everywhere, 0 * everywhere), everywhere)
     assert behind[50, 20] == pytest.approx(90)
+
+
+def test_the_error_of_an_unknown_lens_can_be_taken_off_again():
+    matches, _ = matches_of(pose((0.02, 0, 0), (0, 0.01, 0)), np.random.default_rng(8))
+    exact = replace(matches, covariance=np.tile([0.02**2, 0, 0.02**2], (len(matches), 1)))
+    loose = exact.loosened(UNKNOWN_LENS)
+    np.testing.assert_allclose(loose.tightened(UNKNOWN_LENS).covariance, exact.covariance, rtol=1e-6)
+    assert (exact.tightened(UNKNOWN_LENS).covariance[:, [0, 2]] > 0).all()

@@ -14,6 +14,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from easi3r_ros.core.two_view.flow import UNKNOWN_LENS
 from easi3r_ros.core.two_view.refine import (
     QUARTER_OF_NORMAL,
     SMALLEST_SCALE,
@@ -129,7 +130,9 @@ def estimate_motion(
     if guess is not None:
         hypotheses.append(guess)
     moved = _best_known(matches, hypotheses) if prior.known else _best_in_front(matches, hypotheses)
-    if longer is None and _turn_suffices(matches, turn, moved):
+    # Whether there is parallax is asked of the flow alone: what a lens may add would hide all that is small.
+    exact = matches if prior.known else matches.tightened(UNKNOWN_LENS)
+    if longer is None and _turn_suffices(exact, turn, moved):
         return _with_homography(matches, turn)
     return moved
 

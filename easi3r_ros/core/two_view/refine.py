@@ -88,6 +88,11 @@ class Matches:
         """The same with an independent error of so many pixels, standard deviation, on top."""
         return replace(self, covariance=self.covariance + np.array([1.0, 0.0, 1.0]) * pixels**2)
 
+    def tightened(self, pixels: float) -> Matches:
+        """The opposite, as far as there was such an error."""
+        variance = np.maximum(self.covariance[:, [0, 2]] - pixels**2, (0.15 * pixels) ** 2)
+        return replace(self, covariance=np.stack([variance[:, 0], self.covariance[:, 1], variance[:, 1]], axis=-1))
+
 
 def sample_matches(
     forward: Flow, backward: Flow, excluded_a: np.ndarray | None = None, excluded_b: np.ndarray | None = None
