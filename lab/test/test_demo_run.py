@@ -28,6 +28,7 @@ PRINTED = [
     "fps",
     "latency_ms_p50",
     "latency_ms_p95",
+    "latency_ms_worst",
     "mask_iou",
     "ate",
     "ate_percent_of_path",
