@@ -9,8 +9,8 @@ import pytest
 from helpers_classical import ROOM, K, pose, render
 
 from easi3r_ros.core.config import PipelineConfig
-from easi3r_ros.core.pipeline import Pipeline, doubted
-from easi3r_ros.core.sight import is_same, little_texture, why_blind
+from easi3r_ros.core.pipeline import Pipeline
+from easi3r_ros.core.sight import doubted, is_same, little_texture, why_blind
 from easi3r_ros.core.types import AlignedFrame, Frame, TrackingState
 
 PERIOD = 66_000_000

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from easi3r_ros.core.backbone import Backbone
+from easi3r_ros.core.camera_maps import StopWatch
 from easi3r_ros.core.clouds import split_cloud
 from easi3r_ros.core.config import (
     BackboneConfig,
@@ -37,7 +38,7 @@ from easi3r_ros.core.dust3r.inference import Dust3rBackbone, Pair, device_named
 from easi3r_ros.core.dust3r.network import NetworkConfig
 from easi3r_ros.core.engine import CrossingCounter, observed, synchronize
 from easi3r_ros.core.geometry import intrinsics, unproject
-from easi3r_ros.core.pipeline import Pipeline, StopWatch
+from easi3r_ros.core.pipeline import Pipeline
 from easi3r_ros.core.types import (
     Features,
     Frame,

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 
@@ -18,20 +16,19 @@ from easi3r_ros.core.alignment.incremental import IncrementalAligner
 from easi3r_ros.core.alignment.whole import PairJournal
 from easi3r_ros.core.backbone import Backbone, build_backbone
 from easi3r_ros.core.budget import Effort, Level, Limits, decide, described, ladder
-from easi3r_ros.core.clouds import standing_depth
-from easi3r_ros.core.config import CloudConfig, PipelineConfig, PreprocessConfig
-from easi3r_ros.core.engine import Landing, Parcel, fetch_each, memory_used_mb, upload
+from easi3r_ros.core.camera_maps import CameraMaps, StopWatch
+from easi3r_ros.core.config import PipelineConfig, PreprocessConfig
+from easi3r_ros.core.engine import Landing, Parcel, memory_used_mb
 from easi3r_ros.core.motion import MotionCue, MotionMeter, build_cue, carried_motion
+from easi3r_ros.core.motion.masks import Masks, with_excluded
 from easi3r_ros.core.motion.refiner import MaskRefiner
 from easi3r_ros.core.motion.sam2_tracker import load_sam2
 from easi3r_ros.core.out_of_memory import ADVICE, OutOfMemory, attempt, release_unused
-from easi3r_ros.core.preprocess import camera_intrinsics, plan, prepare, seen_share, to_camera
+from easi3r_ros.core.preprocess import camera_intrinsics, plan, prepare, seen_share
 from easi3r_ros.core.sight import (
-    DOUBTFUL,
-    UNDECIDED,
     UNRECOGNISED,
+    doubted,
     is_same,
-    little_texture,
     recognised_share,
     why_blind,
 )
@@ -488,168 +485,10 @@ class Answer(NamedTuple):
         return result.changed(frame=frame, latency_ms=watch.milliseconds, **same)
 
 
-def doubted(aligned: AlignedFrame, image: np.ndarray, recognised: float, moving: float) -> AlignedFrame:
-    """A frame with a place, DEGRADED where its image is a weak reason for it.
-
-    recognised, moving: shares of the image that are found again in earlier ones, and that the mask takes.
-    """
-    if aligned.state is not TrackingState.TRACKING:
-        return aligned
-    reason = little_texture(image)
-    if not reason and recognised < DOUBTFUL:
-        reason = f"only {recognised:.0%} of the image is found again in those before"
-    if not reason and moving > UNDECIDED:
-        reason = f"{moving:.0%} of the image moves: what is the world and what moves in it is not certain"
-    return replace(aligned, state=TrackingState.DEGRADED, reason=reason) if reason else aligned
-
-
-class Masks(Mapping[int, torch.Tensor]):
-    """By frame index, (h, w) bool of the frames that pairs are made of; of those alone, and when they are asked for."""
-
-    def __init__(self, motion: Mapping[int, MotionEstimate], edges: Sequence[Edge]):
-        wanted = {index for edge in edges for index in edge}
-        self._motion = {index: estimate for index, estimate in motion.items() if index in wanted}
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return self._motion[index].mask
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._motion)
-
-    def __len__(self) -> int:
-        return len(self._motion)
-
-    @property
-    def moving(self) -> set[int] | None:
-        """The frames of which the mask is not empty; None: the host does not know."""
-        cells = {index: estimate.cells for index, estimate in self._motion.items()}
-        if any(known is None for known in cells.values()):
-            return None
-        return {index for index, known in cells.items() if known.any()}
-
-
-class CameraMaps:
-    """What is known about the pixels of one frame, brought to the camera's size on demand."""
-
-    def __init__(
-        self,
-        image: NetworkInput,
-        motion: MotionEstimate | None,
-        aligned: AlignedFrame,
-        config: CloudConfig,
-        watch: StopWatch,
-    ):
-        """motion: None: nothing is known. watch: every call counts as "output"."""
-        self._transform, self._shape = image.transform, image.image.shape[:2]
-        self._excluded = image.frame.excluded  # at the camera's size, so that it comes out as it came in
-        self._motion, self._aligned, self._config, self._watch = motion, aligned, config, watch
-
-    def mask(self) -> np.ndarray:
-        """(H, W) bool."""
-        with self._watch("output"):
-            mask = to_camera(self._on_host.mask, self._transform, fill=0.0, smooth=True) > 0.5
-            return mask if self._excluded is None else mask | self._excluded
-
-    def probability(self) -> np.ndarray:
-        """(H, W) float32; 0 in what the crop removed."""
-        with self._watch("output"):
-            probability = to_camera(self._on_host.probability, self._transform, fill=0.0, smooth=True)
-            return probability if self._excluded is None else np.where(self._excluded, np.float32(1), probability)
-
-    def depth(self) -> np.ndarray:
-        """(H, W) float32; NaN in what the crop removed."""
-        with self._watch("output"):
-            return to_camera(self._with_standing[0], self._transform, fill=np.nan, smooth=False)
-
-    def confidence(self) -> np.ndarray:
-        """(H, W) float32; 1 in what the crop removed."""
-        with self._watch("output"):
-            return to_camera(self._with_standing[1], self._transform, fill=1.0, smooth=False)
-
-    def evidence(self) -> dict[str, np.ndarray]:
-        """By cue, at the backbone's size."""
-        maps = {} if self._motion is None else self._motion.evidence
-        with self._watch("output"):
-            landed = fetch_each(list(maps.values()), "evidence") if maps else []
-            return {name: values.float().numpy() for name, values in zip(maps, landed, strict=True)}
-
-    @cached_property
-    def _on_host(self) -> NetworkMaps:
-        """In one copy."""
-        aligned, motion = self._aligned, self._motion
-        maps = [aligned.depth, aligned.confidence]
-        if motion is not None:
-            maps += [motion.probability, motion.mask]
-        landed = [single.numpy() for single in fetch_each(maps, "result")]
-        return NetworkMaps(*landed, *[np.zeros(self._shape, np.float32)] * (4 - len(maps)))
-
-    @cached_property
-    def _with_standing(self) -> tuple[np.ndarray, np.ndarray]:
-        """(h, w) depth and confidence, with movers put where they stand if that is wanted."""
-        maps = self._on_host
-        if self._config.movers != "standing" or self._aligned.state is TrackingState.INITIALISING:
-            return maps.depth, maps.confidence
-        return standing_depth(maps.depth, maps.confidence, maps.mask > 0.5, self._config.min_confidence)
-
-
-class NetworkMaps(NamedTuple):
-    """(h, w) float32 each, at the size of the network image."""
-
-    depth: np.ndarray
-    confidence: np.ndarray
-    probability: np.ndarray
-    mask: np.ndarray  # or bool
-
-
-class StopWatch:
-    """Wall time per named stage, summed up."""
-
-    def __init__(self) -> None:
-        self.milliseconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.milliseconds[stage] = self.milliseconds.get(stage, 0.0) + (time.perf_counter() - start) * 1e3
-
-
 def with_pointmaps(answers: Sequence[PairAnswer], made: Sequence[PairGeometry]) -> list[PairAnswer]:
     """The answers, in their order, where those of which the pointmaps were made take the place of the others."""
     complete = {pair.edge: pair for pair in made}
     return [complete.get(answer.edge, answer) for answer in answers]
-
-
-def with_excluded(found: dict[int, MotionEstimate], window: Mapping[int, Features]) -> dict[int, MotionEstimate]:
-    """The motion in each frame, and with it what somebody else said of it (`Frame.excluded`), as certain."""
-    told = {index: f.input.excluded for index, f in window.items() if f.input.excluded is not None}
-    if not told:
-        return found
-    out = dict(found)
-    for index, excluded in told.items():
-        estimate = found.get(index)
-        mask = torch.from_numpy(excluded)
-        if estimate is None:
-            out[index] = MotionEstimate(index, mask.float(), mask)
-        else:
-            mask = upload(mask, estimate.mask.device)
-            out[index] = replace(
-                estimate,
-                mask=estimate.mask | mask,
-                probability=estimate.probability.masked_fill(mask, 1.0),
-                cells=_with_cells(estimate.cells, excluded),
-            )
-    return out
-
-
-def _with_cells(cells: np.ndarray | None, excluded: np.ndarray) -> np.ndarray | None:
-    """(g, k) bool cells that move, or in which something is excluded; excluded: (h, w) bool."""
-    if cells is None:
-        return None
-    share = cv2.resize(excluded.astype(np.float32), cells.shape[::-1], interpolation=cv2.INTER_AREA)
-    return cells | (share > 0)
 
 
 def _wxh(shape: tuple[int, ...]) -> str:

@@ -7,11 +7,12 @@ information counts as one in which nothing moves, with a surer pose than a good 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
 
-from easi3r_ros.core.types import PairGeometry
+from easi3r_ros.core.types import AlignedFrame, PairGeometry, TrackingState
 
 CELL = 16  # pixels per side of the cells in which texture is looked for
 SMOOTHING = 1.5  # pixels: finer structure is mostly sensor noise
@@ -95,3 +96,18 @@ def recognised_share(index: int, pairs: Sequence[PairGeometry], image: np.ndarra
             textured = cv2.resize(_slope(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)), found.shape[::-1]) > TEXTURE
             shares.append(float(found[textured].mean()) if textured.any() else float(found.mean()))
     return max(shares, default=1.0)
+
+
+def doubted(aligned: AlignedFrame, image: np.ndarray, recognised: float, moving: float) -> AlignedFrame:
+    """A frame with a place, DEGRADED where its image is a weak reason for it.
+
+    recognised, moving: shares of the image that are found again in earlier ones, and that the mask takes.
+    """
+    if aligned.state is not TrackingState.TRACKING:
+        return aligned
+    reason = little_texture(image)
+    if not reason and recognised < DOUBTFUL:
+        reason = f"only {recognised:.0%} of the image is found again in those before"
+    if not reason and moving > UNDECIDED:
+        reason = f"{moving:.0%} of the image moves: what is the world and what moves in it is not certain"
+    return replace(aligned, state=TrackingState.DEGRADED, reason=reason) if reason else aligned

@@ -11,9 +11,10 @@ from easi3r_lab.synthetic import render_clip
 from easi3r_lab.synthetic.true_pairs import simulate_pair
 
 from easi3r_ros.core.backbone import Backbone
+from easi3r_ros.core.camera_maps import CameraMaps, StopWatch
 from easi3r_ros.core.clouds import split_cloud, standing_depth
 from easi3r_ros.core.config import CloudConfig, ConfigError, PipelineConfig, with_settings
-from easi3r_ros.core.pipeline import CameraMaps, FrameSizeChanged, Pipeline, StopWatch
+from easi3r_ros.core.pipeline import FrameSizeChanged, Pipeline
 from easi3r_ros.core.preprocess import to_camera
 from easi3r_ros.core.types import (
     AlignedFrame,
@@ -183,8 +184,8 @@ def test_maps_of_the_camera_s_size_are_computed_when_they_are_read(clip, monkeyp
     for i in range(6):
         result = read_at_once.push(frame_of(clip, i))
         expected.append({name: getattr(result, name).copy() for name in names})
-    monkeypatch.setattr("easi3r_ros.core.pipeline.to_camera", counted(warps, to_camera))
-    monkeypatch.setattr("easi3r_ros.core.pipeline.standing_depth", counted(standing, standing_depth))
+    monkeypatch.setattr("easi3r_ros.core.camera_maps.to_camera", counted(warps, to_camera))
+    monkeypatch.setattr("easi3r_ros.core.camera_maps.standing_depth", counted(standing, standing_depth))
     results = [pipeline.push(frame_of(clip, i)) for i in range(6)]
     pipeline.reconfigure(with_settings(PipelineConfig(), {"clouds.movers": "measured"}))
     assert warps == [] and standing == []
