@@ -204,7 +204,9 @@ def test_flow_is_computed_once_for_both_orders_and_both_passes(static_scene, mon
     frames, _ = static_scene
     calls = []
     original = FlowEstimator.both_ways
-    monkeypatch.setattr(FlowEstimator, "both_ways", lambda *args: calls.append(1) or original(*args))
+    monkeypatch.setattr(
+        FlowEstimator, "both_ways", lambda *args, **options: calls.append(1) or original(*args, **options)
+    )
     backbone = ClassicalBackbone()
     a, b = (backbone.encode(network_input(frame[0], i)) for i, frame in enumerate(frames))
     backbone.decode([(a, b), (b, a)])

@@ -118,11 +118,7 @@ class FlowEstimator:
     """
 
     def __init__(self) -> None:
-        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-        self._dis.setFinestScale(0)
-        self._dis.setPatchStride(6)
-        self._dis.setGradientDescentIterations(5)
-        self._dis.setVariationalRefinementIterations(REFINEMENT)
+        self._refined, self._rough = (_inverse_search(iterations) for iterations in (REFINEMENT, 0))
 
     def both_ways(
         self,
@@ -130,18 +126,30 @@ class FlowEstimator:
         structure: tuple[np.ndarray, np.ndarray],
         expected: np.ndarray | None,
         floor: float = FLOOR,
+        refine: bool = True,
     ) -> tuple[Flow, Flow]:
         """Flow from the first to the second image and back.
 
         grey: two (h, w) uint8 images. structure: their `structure_tensor`. expected: (h, w, 2) what the flow from first
         to second may be, the start of the search; None: about zero. It is what finds fast things and repeated texture.
-        floor: pixels, error of the best vectors.
+        floor: pixels, error of the best vectors. refine: with the variational refinement.
         """
         # Always an explicit start: OpenCV's search otherwise goes on from the one it was last given.
         start = np.zeros((*grey[0].shape, 2), np.float32) if expected is None else expected
-        forward = self._dis.calc(grey[0], grey[1], start.copy())
-        backward = self._dis.calc(grey[1], grey[0], _reversed(forward))
+        search = self._refined if refine else self._rough
+        forward = search.calc(grey[0], grey[1], start.copy())
+        backward = search.calc(grey[1], grey[0], _reversed(forward))
         return _assess(forward, backward, structure[0], floor), _assess(backward, forward, structure[1], floor)
+
+
+def _inverse_search(refinement: int) -> cv2.DISOpticalFlow:
+    """refinement: iterations of the variational one."""
+    made = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    made.setFinestScale(0)
+    made.setPatchStride(6)
+    made.setGradientDescentIterations(5)
+    made.setVariationalRefinementIterations(refinement)
+    return made
 
 
 def _reversed(flow: np.ndarray) -> np.ndarray:
@@ -258,6 +266,8 @@ def flows_between(first: TrackedImage, second: TrackedImage, estimator: FlowEsti
             (first.structure, second.structure),
             _start(first, second, seconds),
             max(first.floor, second.floor),
+            # Half of the flow's time, and worth nothing to far pairs: their motion is large.
+            refine=second.index - first.index == 1,
         )
         for one, other, flow, later in ((first, second, flows[0], seconds), (second, first, flows[1], -seconds)):
             one.flows[other.index], one.seconds[other.index] = flow, later
