@@ -263,8 +263,13 @@ class TestQualityOfService:
         assert "without effect: qos_overrides./chosen/masks.publisher.depth. Names" in node.log
         wait_until(lambda: client.publishers_of("/chosen/mask"), "the mask")
         (mask,) = client.publishers_of("/chosen/mask")
-        subscriptions = client.node.get_subscriptions_info_by_topic("/image")
-        (image,) = [subscription for subscription in subscriptions if subscription.node_name == "chosen"]
+
+        def subscriptions():
+            found = client.node.get_subscriptions_info_by_topic("/image")
+            return [subscription for subscription in found if subscription.node_name == "chosen"]
+
+        wait_until(lambda: subscriptions() and client.publishers_of("/chosen/map"), "the subscription and the map")
+        (image,) = subscriptions()
         assert mask.qos_profile.reliability == image.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
         (map_,) = client.publishers_of("/chosen/map")
         assert map_.qos_profile.durability.name == "VOLATILE"
