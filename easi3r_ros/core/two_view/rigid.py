@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
+from scipy import ndimage
 
 from easi3r_ros.core.two_view.flow import Flow
 from easi3r_ros.core.two_view.refine import Camera, Motion, robust_scale, robust_scale_2d
@@ -95,7 +95,7 @@ def floating(near: np.ndarray) -> np.ndarray:
 
     What stands that near reaches up from the border of the image, or from ground as near as itself, which does.
     """
-    _, labels = cv2.connectedComponents(near.astype(np.uint8), connectivity=4)
+    labels, _ = ndimage.label(near)  # not OpenCV's, which in 4.5.5 dies of four neighbours
     edges = [labels[:REACH].ravel(), labels[-REACH:].ravel(), labels[:, :REACH].ravel(), labels[:, -REACH:].ravel()]
     held = np.bincount(np.concatenate(edges), minlength=labels.max() + 1) >= HOLD
     held[0] = True
