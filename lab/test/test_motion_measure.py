@@ -145,7 +145,7 @@ def test_what_moves_along_its_epipolar_line_contradicts_depth_alone(static_clip)
     wrong = [replace(pair, points_a=torch.where(block[..., None], 3 * pair.points_a, pair.points_a)) for pair in pairs]
     sigmas = completed(features, wrong)[0].evidence.motion.a
     inside, outside = (sigmas[where].median() for where in (block, ~block))
-    assert inside > 1.8 * SIGNIFICANT and outside < 2, (inside, outside)
+    assert inside > 2 * SIGNIFICANT and outside < 2, (inside, outside)
 
 
 def test_the_flow_that_a_thread_found_meanwhile_is_the_same(moving_clip):

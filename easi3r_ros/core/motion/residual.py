@@ -82,27 +82,29 @@ class NodesOffered:
 
 
 def offer_nodes(pair: PairGeometry, parcel: Parcel) -> NodesOffered:
-    """Puts a pair's pointmaps on the nodes into the parcel."""
+    """Puts a pair's pointmaps, as means around the nodes, into the parcel: a mean has half of a pixel's noise."""
     shape = tuple(pair.conf_a.shape)
     width, height = measured_size(shape[::-1])
     nodes = height // STEP, width // STEP
     maps = (pair.points_a.permute(2, 0, 1), pair.points_b.permute(2, 0, 1), pair.conf_a[None], pair.conf_b[None])
     landings = []
     for values in maps:
-        thin = F.interpolate(values[None], nodes, mode="nearest-exact")[0]
+        thin = F.interpolate(values[None], nodes, mode="area")[0]
         landings.append(parcel.add(thin.permute(1, 2, 0) if len(thin) == 3 else thin[0]))
     return NodesOffered(_pixels_of_nodes(shape, nodes, (height, width)), tuple(landings))
 
 
 def _pixels_of_nodes(shape: tuple[int, int], nodes: tuple[int, int], measured: tuple[int, int]) -> np.ndarray:
-    """(g, k, 2): the pixels of an (h, w) map that the nodes take, in pixels of the measured image.
+    """(g, k, 2): the middles of the blocks of an (h, w) map that the nodes take, in pixels of the measured image.
 
-    All arguments are (rows, columns).
+    Blocks as PyTorch's area interpolation has them. All arguments are (rows, columns).
     """
-    v, u = (
-        (np.floor((np.arange(count) + 0.5) * full / count) + 0.5) * side / full - 0.5
-        for full, count, side in zip(shape, nodes, measured, strict=True)
-    )
+
+    def middles(full: int, count: int, side: int) -> np.ndarray:
+        first, end = (np.arange(count) * full) // count, -((-(np.arange(count) + 1) * full) // count)
+        return (first + end) / 2 * side / full - 0.5
+
+    v, u = (middles(*each) for each in zip(shape, nodes, measured, strict=True))
     return np.stack(np.meshgrid(u, v), -1)
 
 
