@@ -28,6 +28,7 @@ from easi3r_ros.core.two_view.flow import (
     TrackedImage,
     flows_between,
     measured_size,
+    node_pixels,
     to_pixels,
 )
 from easi3r_ros.core.two_view.refine import Camera, FocalBelief, Motion, camera_from, geman_mcclure, sample_matches
@@ -63,7 +64,7 @@ class PairFlow:
 class NodePoints:
     """Pointmaps of a pair where the nodes of the flow are, on the host. Pair units, in a's camera."""
 
-    pixels: np.ndarray  # (g, k, 2) float64 pixels (u, v) of the measured image that the points belong to
+    pixels: np.ndarray  # (g, k, 2) float32 pixels (u, v) of the measured image that the points belong to
     points_a: np.ndarray  # (g, k, 3) float32
     points_b: np.ndarray  # (g, k, 3) float32
     conf_a: np.ndarray  # (g, k) float32 >= 1
@@ -82,30 +83,16 @@ class NodesOffered:
 
 
 def offer_nodes(pair: PairGeometry, parcel: Parcel) -> NodesOffered:
-    """Puts a pair's pointmaps, as means around the nodes, into the parcel: a mean has half of a pixel's noise."""
+    """Puts a pair's pointmaps, as they are between the four pixels around each node, into the parcel."""
     shape = tuple(pair.conf_a.shape)
     width, height = measured_size(shape[::-1])
     nodes = height // STEP, width // STEP
     maps = (pair.points_a.permute(2, 0, 1), pair.points_b.permute(2, 0, 1), pair.conf_a[None], pair.conf_b[None])
     landings = []
     for values in maps:
-        thin = F.interpolate(values[None], nodes, mode="area")[0]
+        thin = F.interpolate(values[None], nodes, mode="bilinear", align_corners=False)[0]
         landings.append(parcel.add(thin.permute(1, 2, 0) if len(thin) == 3 else thin[0]))
-    return NodesOffered(_pixels_of_nodes(shape, nodes, (height, width)), tuple(landings))
-
-
-def _pixels_of_nodes(shape: tuple[int, int], nodes: tuple[int, int], measured: tuple[int, int]) -> np.ndarray:
-    """(g, k, 2): the middles of the blocks of an (h, w) map that the nodes take, in pixels of the measured image.
-
-    Blocks as PyTorch's area interpolation has them. All arguments are (rows, columns).
-    """
-
-    def middles(full: int, count: int, side: int) -> np.ndarray:
-        first, end = (np.arange(count) * full) // count, -((-(np.arange(count) + 1) * full) // count)
-        return (first + end) / 2 * side / full - 0.5
-
-    v, u = (middles(*each) for each in zip(shape, nodes, measured, strict=True))
-    return np.stack(np.meshgrid(u, v), -1)
+    return NodesOffered(np.moveaxis(node_pixels(height, width), 0, -1), tuple(landings))
 
 
 def measured_intrinsics(K: np.ndarray, size: tuple[int, int]) -> np.ndarray:
