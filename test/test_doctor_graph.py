@@ -48,8 +48,15 @@ def topic(last=None, info=None, type_=IMAGE, name="/cam/image_raw", received=60)
     )
 
 
-def graph(*topics, parents=None, unheard=()):
-    return SimpleNamespace(seconds=2.0, topics=list(topics), unheard=list(unheard), parents=parents or {})
+def graph(*topics, parents=None, unheard=(), chain=("camera",), mode="tf_mode map_to_camera would work"):
+    return SimpleNamespace(
+        seconds=2.0,
+        topics=list(topics),
+        unheard=list(unheard),
+        parents=parents or {},
+        chains={chain[0]: list(chain)},
+        modes={chain[0]: mode},
+    )
 
 
 def about(findings, subject):
@@ -67,7 +74,7 @@ def test_a_good_camera():
     assert {finding.status for finding in found} == {OK}
     assert "320 x 240 rgb8, 30.0 per second" in found[0].detail and "best effort" in found[0].detail
     assert found[0].advice == "ros2 launch easi3r_ros camera.launch.py image:=/cam/image_raw"
-    assert "map_to_camera gives it one" in about(found, "TF").detail
+    assert about(found, "TF").detail == "camera: tf_mode map_to_camera would work"
 
 
 def test_a_compressed_camera():
@@ -115,13 +122,14 @@ def test_a_lens():
 
 
 def test_frames():
-    chain = {"camera": {"base_link"}, "base_link": {"odom"}}
-    found = judge(graph(topic(picture(), calibration()), parents=chain))
-    assert "camera <- base_link <- odom" in about(found, "TF").detail
-    found = judge(graph(topic(picture(), calibration()), parents={"camera": {"a", "b"}}))
+    tree = {"camera": {"base_link"}, "base_link": {"odom"}}
+    words = "tf_mode map_to_odom would work"
+    seen = topic(picture(), calibration())
+    found = judge(graph(seen, parents=tree, chain=("camera", "base_link", "odom"), mode=words))
+    assert about(found, "TF").detail == f"camera <- base_link <- odom: {words}"
+    found = judge(graph(seen, parents={"camera": {"a", "b"}}, chain=("camera", "b")))
     assert about(found, "tf").status == FAIL and "2 parents: a, b" in about(found, "tf").detail
-    circle = {"camera": {"a"}, "a": {"camera"}}
-    assert about(judge(graph(topic(picture(), calibration()), parents=circle)), "TF").status == OK
+    assert all(finding.subject.strip() != "TF" for finding in found)
 
 
 def test_what_is_beyond_the_limit_is_named():
@@ -148,7 +156,9 @@ def test_the_survey_sees_a_camera():
 
     def publish():
         while not over.wait(0.05):
-            images.publish(Image(width=4, height=2, encoding="mono8", data=bytes(8)))
+            image = Image(width=4, height=2, encoding="mono8", data=bytes(8))
+            image.header.frame_id = "/surveyed_camera"
+            images.publish(image)
             infos.publish(CameraInfo(width=4, height=2))
             transforms.publish(TFMessage(transforms=[transform]))
 
@@ -166,4 +176,6 @@ def test_the_survey_sees_a_camera():
     assert (seen.name, seen.publishers, seen.reliable) == ("/surveyed/image", ["/robot/driver"], True)
     assert seen.received >= 3 and seen.last.width == 4 and seen.info.height == 2 and seen.info_publishers == 1
     assert found.parents["surveyed_camera"] == {"surveyed_base"}
+    assert found.chains == {"surveyed_camera": ["surveyed_camera", "surveyed_base"]}
+    assert "map_to_odom with odom_frame 'surveyed_base'" in found.modes["surveyed_camera"]
     assert nothing.topics == []

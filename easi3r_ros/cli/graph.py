@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from easi3r_ros.cli.findings import FAIL, OK, WARN, Finding
 from easi3r_ros.messages.images import intrinsics
+from easi3r_ros.messages.plausible import tf_name
 
 if TYPE_CHECKING:
     from easi3r_ros.ros.survey import SeenTopic, Survey
@@ -80,25 +81,13 @@ def _calibration(seen: SeenTopic, raw: bool) -> Finding:
 
 def _frame(seen: SeenTopic, survey: Survey) -> list[Finding]:
     """What tf_mode the frame of the images allows."""
-    frame = seen.last.header.frame_id
-    parents = survey.parents.get(frame, set())
-    if not frame or len(parents) > 1:  # the latter is said of the tree
+    frame = tf_name(seen.last.header.frame_id)
+    chain = survey.chains.get(frame, [frame])
+    if not frame or any(len(survey.parents.get(name, ())) > 1 for name in chain):  # the latter is said of the tree
         return []
-    if not parents:
-        return [Finding("  TF", OK, f"'{frame}' has no parent: tf_mode map_to_camera gives it one")]
-    chain = _ancestors(frame, survey.parents)
-    detail = f"'{frame}' has a parent: {' <- '.join([frame, *chain])}"
-    return [Finding("  TF", OK, detail, "tf_mode map_to_camera would be refused: see 'TF' in docs/cameras.md")]
-
-
-def _ancestors(frame: str, parents: dict[str, set[str]]) -> list[str]:
-    found: list[str] = []
-    while len(parents.get(frame, ())) == 1:
-        (frame,) = parents[frame]
-        if frame in found:
-            break
-        found.append(frame)
-    return found
+    return [
+        Finding("  TF", OK, f"{' <- '.join(chain)}: {survey.modes[frame]}", "" if len(chain) == 1 else "docs/tf.md")
+    ]
 
 
 def _tree(survey: Survey) -> list[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import rclpy
@@ -14,11 +15,16 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
+from easi3r_ros.messages.plausible import tf_name
+from easi3r_ros.ros.params import NodeConfig
+from easi3r_ros.ros.tf import ParentWatch, TfFrames, fitting_mode
+
 TYPES = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/CompressedImage": CompressedImage}
 PATIENCE = 4.0  # seconds for other nodes to be discovered, on a busy machine
 SETTLED = 1.0  # seconds without another topic, after which all are known
 MOST_TOPICS = 8  # each subscribed image topic costs the machine its bandwidth
 
+_USUAL_FRAMES = TfFrames(NodeConfig.map_frame, NodeConfig.odom_frame, NodeConfig.base_frame)
 _LISTEN = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 _LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
@@ -43,6 +49,9 @@ class Survey:
     topics: list[SeenTopic] = field(default_factory=list)
     unheard: list[str] = field(default_factory=list)  # image topics beyond MOST_TOPICS
     parents: dict[str, set[str]] = field(default_factory=dict)  # frame -> its parents on /tf and /tf_static
+    # Of each frame that images have: itself and all above it, and what tf_mode would work, for a person.
+    chains: dict[str, list[str]] = field(default_factory=dict)
+    modes: dict[str, str] = field(default_factory=dict)
 
 
 def survey(seconds: float, image: str = "") -> Survey:
@@ -54,7 +63,8 @@ def survey(seconds: float, image: str = "") -> Survey:
     executor.add_node(node)
     try:
         found = Survey(seconds)
-        _hear_transforms(node, found)
+        watch = ParentWatch()
+        _hear_transforms(node, found, watch)
         topics = _discover(executor, node, image)
         found.topics, found.unheard = topics[:MOST_TOPICS], [seen.name for seen in topics[MOST_TOPICS:]]
         for seen in found.topics:
@@ -62,6 +72,8 @@ def survey(seconds: float, image: str = "") -> Survey:
         _spin(executor, seconds)
         for seen in found.topics:  # who publishes may be known later than that somebody does
             seen.publishers = _names(node, seen.name)
+        for frame in {tf_name(seen.last.header.frame_id) for seen in found.topics if seen.last is not None}:
+            found.chains[frame], found.modes[frame] = watch.chain(frame), fitting_mode(watch, frame, _USUAL_FRAMES)
         return found
     finally:
         executor.shutdown()
@@ -118,10 +130,11 @@ def _hear_camera(node: Node, seen: SeenTopic) -> None:
     node.create_subscription(CameraInfo, beside, info, _LISTEN)
 
 
-def _hear_transforms(node: Node, found: Survey) -> None:
-    def hear(message: TFMessage) -> None:
+def _hear_transforms(node: Node, found: Survey, watch: ParentWatch) -> None:
+    def hear(message: TFMessage, static: bool) -> None:
+        watch.hear(message.transforms, static)
         for transform in message.transforms:
-            found.parents.setdefault(transform.child_frame_id, set()).add(transform.header.frame_id)
+            found.parents.setdefault(tf_name(transform.child_frame_id), set()).add(tf_name(transform.header.frame_id))
 
-    node.create_subscription(TFMessage, "/tf", hear, QoSProfile(depth=100))
-    node.create_subscription(TFMessage, "/tf_static", hear, _LATCHED)
+    node.create_subscription(TFMessage, "/tf", partial(hear, static=False), QoSProfile(depth=100))
+    node.create_subscription(TFMessage, "/tf_static", partial(hear, static=True), _LATCHED)
