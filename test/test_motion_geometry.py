@@ -10,7 +10,7 @@ from helpers_classical import ROOM, WALKER, network_input, pose, render
 from easi3r_ros.core.classical import ClassicalBackbone
 from easi3r_ros.core.config import MotionConfig, PipelineConfig
 from easi3r_ros.core.motion import MotionCue, build_cue
-from easi3r_ros.core.motion.odds import GeometryOdds, follow_edges, fused_log_odds, on_pixels, without_specks
+from easi3r_ros.core.motion.odds import EdgeLines, GeometryOdds, fused_log_odds, on_pixels, without_specks
 from easi3r_ros.core.pipeline import Pipeline
 from easi3r_ros.core.types import Features, PairEvidence, PairMotion
 
@@ -114,7 +114,9 @@ def test_borders_follow_the_image():
     guide = np.where(block_mask(), 230, 25).astype(np.uint8)
     smeared = np.zeros((SHAPE[0] // 2, SHAPE[1] // 2), np.float32)
     smeared[13:32, 18:42] = 1.0  # two cells too far on every side
-    followed = torch.from_numpy(follow_edges(smeared, guide) > 0.5)
+    lines = EdgeLines.fit(smeared, guide)
+    planes = torch.from_numpy(np.stack([lines.slope, lines.offset]))
+    followed = on_pixels(planes, torch.from_numpy(guide)) > 0.5
     raw = torch.from_numpy(np.kron(smeared, np.ones((2, 2))) > 0.5)
     assert overlap(followed, block_mask()) > overlap(raw, block_mask()) + 0.1
 

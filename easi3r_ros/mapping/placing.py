@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -51,7 +52,7 @@ class UprightSource:
         """A new world."""
 
 
-class _EveryImage:
+class _EveryImage(ABC):
     """Measures each image, or a few of them once there is nothing new to be learned."""
 
     def __init__(self) -> None:
@@ -71,8 +72,9 @@ class _EveryImage:
             self._settled = bool(abs(found.metres / scale.metres - 1) < SETTLED)
             yield found
 
+    @abstractmethod
     def _measured(self, result: FrameResult, up: np.ndarray) -> Measurement | None:
-        raise NotImplementedError
+        """What one image says; None: nothing."""
 
 
 class FromDepth(_EveryImage):

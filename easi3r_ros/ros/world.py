@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -128,7 +129,7 @@ class World:
         return self._tf.lookup(self._node_config.odom_frame, frame.frame_id, frame.stamp_ns, tolerance)
 
 
-class _Patient(UprightSource):
+class _Patient(UprightSource, ABC):
     """Looks again for a while, from a world's first image on: on the worker's thread, which may wait."""
 
     def __init__(self) -> None:
@@ -145,8 +146,9 @@ class _Patient(UprightSource):
     def restart(self) -> None:
         self._until = None
 
+    @abstractmethod
     def _look(self, result: FrameResult) -> Upright | str:
-        raise NotImplementedError
+        """As `ask`, at once."""
 
     def close(self) -> None:
         self._ended = True

@@ -127,12 +127,6 @@ def probability_of(log_odds: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-log_odds))
 
 
-def follow_edges(values: np.ndarray, guide: np.ndarray) -> np.ndarray:
-    """(g, k) cells -> (h, w) pixels whose borders are those of the guide (h, w) uint8."""
-    lines = EdgeLines.fit(values, guide)
-    return on_pixels(torch.from_numpy(np.stack([lines.slope, lines.offset])), torch.from_numpy(guide)).numpy()
-
-
 def _local_lines(values: np.ndarray, guide: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Slope and offset, averaged over windows, of the lines that predict values from the guide in every window."""
     mean_guide, mean_values = _box(guide), _box(values)
