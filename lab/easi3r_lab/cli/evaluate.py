@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from operator import attrgetter
 from pathlib import Path
@@ -66,6 +66,12 @@ METRES_COLUMNS = (
     ("largest error", "largest", 3),
     ("error of the way", "path_error", 3),
 )
+
+DAVIS_SETS = {
+    "davis16": "Masks on the validation sequences of DAVIS 2016, or those that are there, online: J and F of DAVIS.",
+    "davis17": "As davis16 on the validation sequences of DAVIS 2017; all their objects together are one foreground.",
+    "davis-all": "As davis17, on every sequence that is there.",
+}
 
 Checkpoints = Annotated[
     list[str] | None,
@@ -180,52 +186,25 @@ def objects(
     _show(table)
 
 
-@app.command()
-def davis16(
-    root: Root,
-    backbone: data_sets.Backbone = "auto",
-    checkpoint: Checkpoints = None,
-    classical: Classical = True,
-    assignments: Assignments = None,
-    out: Out = None,
-    picture: data_sets.Picture = None,
-    as_json: Json = False,
-) -> None:
-    """Masks on the validation sequences of DAVIS 2016 (or those that are there), online: J and F as DAVIS has them."""
-    options = {"checkpoints": checkpoint, "classical": classical, "assignments": assignments}
-    _davis("davis16", root, data_sets.chosen(backbone, options), out, picture, as_json)
+def _davis_command(kind: str) -> Callable[..., None]:
+    def command(
+        root: Root,
+        backbone: data_sets.Backbone = "auto",
+        checkpoint: Checkpoints = None,
+        classical: Classical = True,
+        assignments: Assignments = None,
+        out: Out = None,
+        picture: data_sets.Picture = None,
+        as_json: Json = False,
+    ) -> None:
+        options = {"checkpoints": checkpoint, "classical": classical, "assignments": assignments}
+        _davis(kind, root, data_sets.chosen(backbone, options), out, picture, as_json)
+
+    return command
 
 
-@app.command()
-def davis17(
-    root: Root,
-    backbone: data_sets.Backbone = "auto",
-    checkpoint: Checkpoints = None,
-    classical: Classical = True,
-    assignments: Assignments = None,
-    out: Out = None,
-    picture: data_sets.Picture = None,
-    as_json: Json = False,
-) -> None:
-    """As davis16 on the validation sequences of DAVIS 2017; all their objects together are one foreground."""
-    options = {"checkpoints": checkpoint, "classical": classical, "assignments": assignments}
-    _davis("davis17", root, data_sets.chosen(backbone, options), out, picture, as_json)
-
-
-@app.command("davis-all")
-def davis_all(
-    root: Root,
-    backbone: data_sets.Backbone = "auto",
-    checkpoint: Checkpoints = None,
-    classical: Classical = True,
-    assignments: Assignments = None,
-    out: Out = None,
-    picture: data_sets.Picture = None,
-    as_json: Json = False,
-) -> None:
-    """As davis17, on every sequence that is there."""
-    options = {"checkpoints": checkpoint, "classical": classical, "assignments": assignments}
-    _davis("davis-all", root, data_sets.chosen(backbone, options), out, picture, as_json)
+for _kind, _words in DAVIS_SETS.items():
+    app.command(_kind, help=_words)(_davis_command(_kind))
 
 
 @app.command()
